@@ -1,0 +1,41 @@
+"""The errors of Ovonic: what was wrong (with the value), where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["ConfigError", "DataError", "DivergenceError", "OvonicError", "ToolchainError", "WeightsError", "nearest"]
+
+
+class OvonicError(Exception):
+    """Base of every error Ovonic raises on purpose; the command line prints it as one line and exits with 2."""
+
+
+class ConfigError(OvonicError, ValueError):
+    """An option or a combination of options that means nothing."""
+
+
+class DataError(OvonicError, ValueError):
+    """A user's data cannot be read or does not hold what was asked of it; the message names the file."""
+
+
+class WeightsError(OvonicError, ValueError):
+    """A weight file is damaged, hostile, or belongs to another network; the message names the file."""
+
+
+class ToolchainError(OvonicError, RuntimeError):
+    """A third-party toolchain is missing or broken; the message says how to mend it."""
+
+
+class DivergenceError(OvonicError, ArithmeticError):
+    """Training left the finite numbers; the message names the step and the last good checkpoint."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Phrase a hint for a mistyped ``word``: the closest of ``choices``, or all of them."""
+    options = sorted(choices)
+    close = difflib.get_close_matches(word, options, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "choose one of " + ", ".join(repr(option) for option in options)

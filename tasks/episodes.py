@@ -1,0 +1,137 @@
+"""Few-shot episodes: n-way k-shot tasks drawn from a character set, seeded by (seed, index)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovonic.models.errors import ConfigError, DataError
+from ovonic.tasks.characters import CharacterSet
+
+__all__ = ["SAMPLERS", "EpisodeBatch", "EpisodeSpec", "sample_episodes"]
+
+SAMPLERS = ("distinct", "published")
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """How tasks are drawn.
+
+    Attributes:
+        n_way, k_shot, queries: classes a task, support drawings a class, query drawings a class.
+        rotate: rotate each class by its own random multiple of 90 degrees (training, FACTS: Ortner et al. 2025).
+        sampler: ``"distinct"`` draws distinct classes and distinct queries, disjoint from the support.
+            ``"published"`` is the sampler of the paper's code: classes with replacement (a task may hold a class
+            twice, under two labels) and one query drawing a class, repeated ``queries`` times.
+        within_alphabet: draw each task's classes from one alphabet.
+    """
+
+    n_way: int = 5
+    k_shot: int = 5
+    queries: int = 5
+    rotate: bool = False
+    sampler: str = "distinct"
+    within_alphabet: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.n_way - 1, self.k_shot, self.queries) < 1:
+            raise ConfigError(
+                f"a task needs at least 2 ways, 1 shot and 1 query, got way {self.n_way}, shot {self.k_shot}, "
+                f"queries {self.queries}"
+            )
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(f"sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeBatch:
+    """Tasks side by side.
+
+    Attributes:
+        support: [tasks, n_way * k_shot, 1, 28, 28] float32 in 0..1 (strokes 0 on 1), class-major.
+        support_labels: [tasks, n_way * k_shot] int64.
+        query: [tasks, n_way * queries, 1, 28, 28]; query_labels: [tasks, n_way * queries].
+        classes: character index of each class, [tasks, n_way] int64.
+    """
+
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+    query_labels: Tensor
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.support)
+
+
+def sample_episodes(
+    characters: CharacterSet, spec: EpisodeSpec, seed: int, indices: range | list[int]
+) -> EpisodeBatch:
+    """Draw the tasks numbered ``indices`` of the endless stream that ``seed`` names.
+
+    Task i depends on (characters, spec, seed, i) alone: any batching of the same indices gives the same tasks, so a
+    resumed run sees what an uninterrupted one would.
+
+    Raises: DataError: too few characters, or a character with too few drawings for ``k_shot + queries``.
+    """
+    drawings_needed = spec.k_shot + (1 if spec.sampler == "published" else spec.queries)
+    short = np.flatnonzero(characters.counts < drawings_needed)
+    if len(short):
+        worst = int(short[0])
+        raise DataError(
+            f"{characters.source}: {characters.alphabets[worst]}/{characters.names[worst]} has "
+            f"{int(characters.counts[worst])} drawings, {spec.k_shot} shots and {spec.queries} queries need "
+            f"{drawings_needed}; ask for fewer or add drawings"
+        )
+    pools = _class_pools(characters, spec)
+    starts = characters.starts
+    n_support, n_query = spec.n_way * spec.k_shot, spec.n_way * spec.queries
+    rows = np.empty((len(indices), n_support + n_query), dtype=np.int64)
+    classes = np.empty((len(indices), spec.n_way), dtype=np.int64)
+    turns = np.zeros((len(indices), spec.n_way), dtype=np.int64)
+    for t, index in enumerate(indices):
+        rng = np.random.default_rng([seed, index])
+        pool = pools[rng.integers(len(pools))] if len(pools) > 1 else pools[0]
+        classes[t] = rng.choice(pool, size=spec.n_way, replace=spec.sampler == "published")
+        support, query = [], []
+        for c in classes[t]:
+            drawn = starts[c] + rng.permutation(characters.counts[c])[:drawings_needed]
+            support.append(drawn[: spec.k_shot])
+            query.append(np.resize(drawn[spec.k_shot :], spec.queries))
+        rows[t] = np.concatenate(support + query)
+        if spec.rotate:
+            turns[t] = rng.integers(4, size=spec.n_way)
+    images = characters.images[torch.from_numpy(rows)].to(torch.float32).div_(255.0)
+    per_image = np.concatenate([np.repeat(turns, spec.k_shot, 1), np.repeat(turns, spec.queries, 1)], axis=1)
+    for turn in (1, 2, 3):
+        where = torch.from_numpy(per_image == turn)
+        if where.any():
+            images[where] = torch.rot90(images[where], turn, dims=(-2, -1))
+    images = images.unsqueeze(2)
+    labels = torch.arange(spec.n_way)
+    return EpisodeBatch(
+        support=images[:, :n_support],
+        support_labels=labels.repeat_interleave(spec.k_shot).expand(len(indices), -1),
+        query=images[:, n_support:],
+        query_labels=labels.repeat_interleave(spec.queries).expand(len(indices), -1),
+        classes=classes,
+    )
+
+
+def _class_pools(characters: CharacterSet, spec: EpisodeSpec) -> list[np.ndarray]:
+    everything = np.arange(len(characters))
+    if not spec.within_alphabet:
+        pools = [everything]
+    else:
+        names = np.array(characters.alphabets)
+        pools = [np.flatnonzero(names == name) for name in characters.alphabet_names]
+        pools = [pool for pool in pools if len(pool) >= spec.n_way]
+    if not pools or (len(pools[0]) < spec.n_way and spec.sampler == "distinct"):
+        raise DataError(
+            f"{characters.source}: {len(characters)} characters, {spec.n_way} ways need {spec.n_way} distinct ones"
+            + (" in one alphabet" if spec.within_alphabet else "")
+        )
+    return pools
