@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ovonic.models.errors import ConfigError, DataError
 
-__all__ = ["CharacterSet", "concatenate"]
+__all__ = ["BILINEAR_SCALE", "CharacterSet", "concatenate"]
+
+BILINEAR_SCALE = 0.9999 / 64.0
+"""Bilinear resampling of 105 to 28 pixels has weights k/64; 0.9999 is the published grey value of white."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +22,14 @@ class CharacterSet:
     """Drawings of characters, grouped by character; characters belong to alphabets.
 
     Attributes:
-        images: all drawings, [N, 28, 28] uint8: 0 is full stroke, 255 is paper. Drawings of one character are
-            contiguous, characters in the order of ``names``.
+        images: all drawings, [N, 28, 28] uint8 levels: 0 is full stroke, the largest level is paper. Drawings of one
+            character are contiguous, characters in the order of ``names``.
         counts: number of drawings of each character, [n_characters] int64; sums to N.
         alphabets: the alphabet of each character.
         names: the name of each character inside its alphabet, e.g. ``"character01"``.
         source: what the data came from, for provenance, e.g. ``"omniglot:images_background_small1.zip"``.
+        scale: grey value of one level; a network sees ``images * scale`` in 0..1. Resampled 1-bit images have 65
+            levels, so eight bits hold them exactly (``BILINEAR_SCALE``).
     """
 
     images: Tensor
@@ -32,6 +37,7 @@ class CharacterSet:
     alphabets: tuple[str, ...]
     names: tuple[str, ...]
     source: str
+    scale: float = 1.0 / 255.0
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or tuple(self.images.shape[1:]) != (28, 28):
@@ -75,6 +81,7 @@ class CharacterSet:
             alphabets=tuple(self.alphabets[i] for i in indices),
             names=tuple(self.names[i] for i in indices),
             source=source or self.source,
+            scale=self.scale,
         )
 
 
@@ -82,10 +89,13 @@ def concatenate(sets: Sequence[CharacterSet]) -> CharacterSet:
     """Join character sets as they are (no search for duplicates: ``tasks.omniglot`` recognises those)."""
     if not sets:
         raise ConfigError("no character set to join")
+    if len({s.scale for s in sets}) > 1:
+        raise ConfigError("character sets of different grey scales cannot be joined: " + ", ".join(s.source for s in sets))
     return CharacterSet(
         images=torch.cat([s.images for s in sets]),
         counts=np.concatenate([s.counts for s in sets]),
         alphabets=tuple(a for s in sets for a in s.alphabets),
         names=tuple(n for s in sets for n in s.names),
         source=" + ".join(s.source for s in sets),
+        scale=sets[0].scale,
     )

@@ -104,7 +104,7 @@ def sample_episodes(
         rows[t] = np.concatenate(support + query)
         if spec.rotate:
             turns[t] = rng.integers(4, size=spec.n_way)
-    images = characters.images[torch.from_numpy(rows)].to(torch.float32).div_(255.0)
+    images = characters.images[torch.from_numpy(rows)].to(torch.float32).mul_(characters.scale)
     per_image = np.concatenate([np.repeat(turns, spec.k_shot, 1), np.repeat(turns, spec.queries, 1)], axis=1)
     for turn in (1, 2, 3):
         where = torch.from_numpy(per_image == turn)
