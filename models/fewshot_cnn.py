@@ -90,6 +90,17 @@ class FewshotCNN(nn.Module):
         """Kernels of the convolutions, each [channels_out, channels_in, 3, 3]."""
         return [conv.weight for conv in self.convs]  # type: ignore[misc]
 
+    def initial_readout(self, n_way: int | None = None) -> Tensor:
+        """Read-out weights before learning, [n_way, channels].
+
+        For another number of classes than the network was trained with, the mean of its rows, repeated: classes carry
+        no order, so a start that treats them alike is what a trained one comes to.
+        """
+        w = self.readout.weight
+        if n_way is None or n_way == len(w):
+            return w
+        return w.mean(dim=0, keepdim=True).expand(n_way, -1)
+
     def features(
         self,
         support: Tensor,

@@ -98,10 +98,15 @@ class SoftwareReadout:
 
     @classmethod
     def of(
-        cls, net: FewshotCNN, tasks: int, precision: Precision, generator: torch.Generator | None = None
+        cls,
+        net: FewshotCNN,
+        tasks: int,
+        precision: Precision,
+        generator: torch.Generator | None = None,
+        n_way: int | None = None,
     ) -> SoftwareReadout:
-        """The network's initial read-out, rounded for each task."""
-        w = net.readout.weight.expand(tasks, -1, -1)
+        """The network's initial read-out for ``n_way`` classes (default: its own), rounded for each task."""
+        w = net.initial_readout(n_way).expand(tasks, -1, -1)
         return cls(precision.round(w, generator), precision, generator)
 
     def logits(self, features: Tensor) -> Tensor:

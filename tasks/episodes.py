@@ -22,7 +22,8 @@ class EpisodeSpec:
 
     Attributes:
         n_way, k_shot, queries: classes a task, support drawings a class, query drawings a class.
-        rotate: rotate each class by its own random multiple of 90 degrees (training, FACTS: Ortner et al. 2025).
+        rotate: rotate each class by its own random multiple of 90 degrees (training, as Ortner et al. 2025).
+        mirror: mirror each class with probability 1/2 (training): a mirrored character is another character.
         sampler: ``"distinct"`` draws distinct classes and distinct queries, disjoint from the support.
             ``"published"`` is the sampler of the paper's code: classes with replacement (a task may hold a class
             twice, under two labels) and one query drawing a class, repeated ``queries`` times.
@@ -33,6 +34,7 @@ class EpisodeSpec:
     k_shot: int = 5
     queries: int = 5
     rotate: bool = False
+    mirror: bool = False
     sampler: str = "distinct"
     within_alphabet: bool = False
 
@@ -92,6 +94,7 @@ def sample_episodes(
     rows = np.empty((len(indices), n_support + n_query), dtype=np.int64)
     classes = np.empty((len(indices), spec.n_way), dtype=np.int64)
     turns = np.zeros((len(indices), spec.n_way), dtype=np.int64)
+    mirrored = np.zeros((len(indices), spec.n_way), dtype=bool)
     for t, index in enumerate(indices):
         rng = np.random.default_rng([seed, index])
         pool = pools[rng.integers(len(pools))] if len(pools) > 1 else pools[0]
@@ -104,10 +107,17 @@ def sample_episodes(
         rows[t] = np.concatenate(support + query)
         if spec.rotate:
             turns[t] = rng.integers(4, size=spec.n_way)
+        if spec.mirror:
+            mirrored[t] = rng.random(spec.n_way) < 0.5
     images = characters.images[torch.from_numpy(rows)].to(torch.float32).mul_(characters.scale)
-    per_image = np.concatenate([np.repeat(turns, spec.k_shot, 1), np.repeat(turns, spec.queries, 1)], axis=1)
+    def per_image(of_class: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.concatenate([of_class.repeat(spec.k_shot, 1), of_class.repeat(spec.queries, 1)], 1))
+
+    flip, turn_of = per_image(mirrored), per_image(turns)
+    if flip.any():
+        images[flip] = images[flip].flip(-1)
     for turn in (1, 2, 3):
-        where = torch.from_numpy(per_image == turn)
+        where = turn_of == turn
         if where.any():
             images[where] = torch.rot90(images[where], turn, dims=(-2, -1))
     images = images.unsqueeze(2)

@@ -1,12 +1,13 @@
 """Pen strokes to pixels: strokes as chains of arcs, drawn at 105 x 105 in 1 bit and resampled as Omniglot is.
 
-A stroke is a chain of segments; segment k starts with heading h_k and turns by w_k over its length l_k,
+A stroke is a chain of segments; segment k has length l_k, heading h_k and turns by w_k along its length,
 
-    p(s) = p_k + integral_0^s (cos, sin)(h_k + w_k s' / l_k) ds'   (y points down, as rows do),
+    p(s) = p_k + l_k integral_0^s exp(i g(h_k + w_k s')) ds',   g(a) = a - q sin(4 a) / 4,
 
-so a line has w = 0, an arc any w, a closed loop w = +-2 pi, a corner a heading that does not continue the last one.
-Strokes attach to a point of an earlier stroke or stand alone: the relations of Lake, Salakhutdinov and Tenenbaum,
-Human-level concept learning through probabilistic program induction, Science 350 (2015).
+in the complex plane with y pointing down, as rows do: a line has w = 0, a closed loop w = +-2 pi, a corner a heading
+that does not continue the last one. The hand's squareness q draws circles as boxes (q > 0) or diamonds (q < 0).
+Strokes attach to earlier strokes or stand alone: the relations of Lake, Salakhutdinov and Tenenbaum, Human-level
+concept learning through probabilistic program induction, Science 350 (2015); bridges between two strokes are ours.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CANVAS", "POINTS", "SEGMENTS", "STROKES", "Characters", "rasterise", "resample", "trace"]
+__all__ = ["CANVAS", "POINTS", "SEGMENTS", "STROKES", "Plan", "rasterise", "resample", "trace"]
 
-STROKES, SEGMENTS, POINTS = 6, 6, 10
-"""Most strokes a character, most segments a stroke, points a segment."""
+STROKES, SEGMENTS, POINTS = 6, 8, 12
+"""Most strokes a character, most segments a stroke, steps of the pen a segment."""
 
 CANVAS = 105
 """Side of an Omniglot image, pixels."""
@@ -27,94 +28,113 @@ CANVAS = 105
 _EDGE = 3  # pixels kept free for the pen around the outermost point
 
 Floats = NDArray[np.float32]
+Complex = NDArray[np.complex64]
 
 
 @dataclass(frozen=True, eq=False)
-class Characters:
-    """C characters (or drawings of them), lengths in units of a character's height, angles in rad.
+class Plan:
+    """How N drawings are made, stroke by stroke: lengths in units of about a character's height, angles in rad.
 
     Attributes:
-        length, heading, turn: of each segment, [C, STROKES, SEGMENTS]; an unused segment has length 0.
-        stretch: vertical over horizontal scale of each stroke, [C, STROKES].
-        parent: the stroke that each stroke attaches to, [C, STROKES] int; -1 for the first.
-        at_parent, at_self: the points that touch, as indices of points along the strokes, [C, STROKES].
-        offset: displacement of the one from the other, [C, STROKES, 2].
+        length, heading, turn: of each segment, [N, STROKES, SEGMENTS]; an unused segment has length 0.
+        stretch: vertical over horizontal scale of each stroke, [N, STROKES].
+        square: squareness q of the hand, [N].
+        parent: the stroke that each stroke attaches to, [N, STROKES] int64; -1 for none.
+        at_parent, at_self: the points that touch, as step numbers along the two strokes, [N, STROKES].
+        offset: displacement of one from the other, [N, STROKES] complex.
+        bridge: a second stroke, that the stroke's end is pulled to, [N, STROKES] int64; -1 for none.
+        at_bridge: the point of it, as a step number; steps: of each stroke, both [N, STROKES].
     """
 
     length: Floats
     heading: Floats
     turn: Floats
     stretch: Floats
+    square: Floats
     parent: NDArray[np.int64]
     at_parent: Floats
     at_self: Floats
-    offset: Floats
+    offset: Complex
+    bridge: NDArray[np.int64]
+    at_bridge: Floats
+    steps: NDArray[np.int64]
 
 
-def trace(c: Characters) -> Floats:
-    """Follow the pen: points [C, STROKES, SEGMENTS * POINTS + 1, 2] as (x, y), character units."""
-    s = (np.arange(POINTS, dtype=np.float32) + 0.5) / POINTS
-    angle = c.heading[..., None] + c.turn[..., None] * s
-    step = (c.length / POINTS)[..., None]
-    n, last = len(c.length), SEGMENTS * POINTS
-    points = np.zeros((n, STROKES, last + 1, 2), np.float32)
-    np.cumsum((step * np.cos(angle)).reshape(n, STROKES, -1), axis=2, out=points[:, :, 1:, 0])
-    np.cumsum((step * np.sin(angle)).reshape(n, STROKES, -1), axis=2, out=points[:, :, 1:, 1])
-    points[..., 1] *= c.stretch[..., None]
+def trace(plan: Plan) -> Complex:
+    """Follow the pen: points x + iy of every stroke, [N, STROKES, SEGMENTS * POINTS + 1], the plan's units."""
+    n = len(plan.length)
+    along = (np.arange(POINTS, dtype=np.float32) + 0.5) / POINTS
+    angle = plan.heading[..., None] + plan.turn[..., None] * along
+    angle -= (plan.square / 4)[:, None, None, None] * np.sin(4 * angle)
+    step = (plan.length / POINTS)[..., None]
+    points = np.zeros((n, STROKES, SEGMENTS * POINTS + 1), np.complex64)
+    np.cumsum((step * np.cos(angle)).reshape(n, STROKES, -1), axis=2, out=points.real[..., 1:])
+    np.cumsum((step * np.sin(angle)).reshape(n, STROKES, -1), axis=2, out=points.imag[..., 1:])
+    points.imag *= plan.stretch[..., None]
     rows = np.arange(n)
+
+    def at(stroke: NDArray[np.int64], step: Floats) -> Complex:
+        steps = plan.steps[rows, stroke]
+        return points[rows, stroke, np.clip(np.rint(step), 0, steps).astype(np.int64)]
+
     for j in range(STROKES):
-        own = points[rows, j, np.clip(np.rint(c.at_self[:, j]), 0, last).astype(np.int64)]
-        there = np.clip(np.rint(c.at_parent[:, j]), 0, last).astype(np.int64)
-        target = points[rows, np.maximum(c.parent[:, j], 0), there] * (c.parent[:, j] >= 0)[:, None]
-        points[:, j] += (target + c.offset[:, j] - own)[:, None]
+        here = np.full(n, j)
+        target = np.where(plan.parent[:, j] >= 0, at(plan.parent[:, j], plan.at_parent[:, j]), 0) + plan.offset[:, j]
+        pulled = np.flatnonzero(plan.bridge[:, j] >= 0)
+        if len(pulled):
+            start, end = points[:, j, 0], at(here, plan.steps[:, j].astype(np.float32))
+            goal = at(plan.bridge[:, j], plan.at_bridge[:, j])
+            ratio = ((goal - target) / np.where(np.abs(end - start) > 1e-3, end - start, 1))[pulled]
+            points[pulled, j] *= (ratio * np.minimum(1, 2.5 / np.maximum(np.abs(ratio), 1e-6)))[:, None]
+        points[:, j] += (target - at(here, plan.at_self[:, j]))[:, None]
     return points
 
 
-def rasterise(points: Floats, pen: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Draw polylines: [N, STROKES, P, 2] in pixels to ink [N, CANVAS, CANVAS], 1 where the pen passed.
+def rasterise(points: Complex, pen: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Draw polylines: pixels [N, STROKES, P] to ink [N, CANVAS, CANVAS], 1 where the pen passed.
 
     Args:
         pen: width of each drawing's pen, [N]: 4, 5 (Omniglot's own: a 5 x 5 dot without its corners) or 6 pixels.
     A stroke of no length leaves no ink.
     """
-    n = len(points)
-    start, edge = points[:, :, :-1].reshape(-1, 2), np.diff(points, axis=2).reshape(-1, 2)
-    steps = np.ceil(np.abs(edge).max(axis=1)).astype(np.int64)
+    n, strokes, number = points.shape
+    start, edge = points[:, :, :-1].reshape(-1), np.diff(points, axis=2).reshape(-1)
+    steps = np.ceil(np.maximum(np.abs(edge.real), np.abs(edge.imag))).astype(np.int64)
     kept = np.flatnonzero(steps)
-    start, edge, steps = start[kept], edge[kept], steps[kept]
-    which = np.repeat(np.arange(len(kept)), steps)
-    fraction = (np.arange(len(which)) - np.repeat(np.cumsum(steps) - steps, steps)) / np.repeat(steps, steps)
-    dots = np.rint(start[which] + edge[which] * fraction[:, None].astype(np.float32)).astype(np.int64)
-    np.clip(dots, _EDGE, CANVAS - 1 - _EDGE, out=dots)
-    drawing = (kept // (points.shape[1] * (points.shape[2] - 1)))[which]
+    start, steps = start[kept], steps[kept]
+    stride = edge[kept] / steps.astype(np.float32)
+    first = np.cumsum(steps) - steps
+    count = (np.arange(steps.sum()) - np.repeat(first, steps)).astype(np.float32)
+    dots = np.repeat(start, steps) + np.repeat(stride, steps) * count
+    pixels = np.clip(np.rint(dots.view(np.float32)).astype(np.int32), _EDGE, CANVAS - 1 - _EDGE).reshape(-1, 2)
+    drawing = np.repeat((kept // (strokes * (number - 1))).astype(np.int32), steps)
     line = np.zeros((n, CANVAS, CANVAS), np.uint8)
-    line.reshape(-1)[(drawing * CANVAS + dots[:, 1]) * CANVAS + dots[:, 0]] = 1
-    ink = np.zeros_like(line)
-    for width in np.unique(pen):
-        of = pen == width
-        ink[of] = _dilate(line[of], int(width))
+    line.reshape(-1)[(drawing * CANVAS + pixels[:, 1]) * CANVAS + pixels[:, 0]] = 1
+    widths = np.unique(pen)
+    if len(widths) == 1:
+        return _dilate(line, int(widths[0]))
+    ink = np.empty_like(line)
+    for width in widths:
+        ink[pen == width] = _dilate(line[pen == width], int(width))
     return ink
 
 
 def _dilate(line: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
-    """Widen a one-pixel line: the union of a (w - 2) x w and a w x (w - 2) rectangle."""
+    """Widen a one-pixel line by a width x width dot without its corners."""
     low, high = (width - 1) // 2, width // 2
-    wide = _run(_run(line, 1, low, high), 2, low - 1, high - 1)
-    wide |= _run(_run(line, 1, low - 1, high - 1), 2, low, high)
-    return wide
+    ink = _run(_run(line, CANVAS, low, high), 1, low - 1, high - 1)
+    ink |= _run(_run(line, CANVAS, low - 1, high - 1), 1, low, high)
+    return ink
 
 
-def _run(image: NDArray[np.uint8], axis: int, low: int, high: int) -> NDArray[np.uint8]:
-    """OR of the image shifted by -low..high along an axis (the border is free of ink, so wrapping is harmless)."""
+def _run(image: NDArray[np.uint8], stride: int, low: int, high: int) -> NDArray[np.uint8]:
+    """OR of the image moved by -low..high pixels (the border is free of ink, so that nothing wraps)."""
     flat = image.reshape(-1)
-    stride = CANVAS if axis == 1 else 1
     out = flat.copy()
-    for shift in range(-low, high + 1):
-        d = shift * stride
-        if d > 0:
-            out[d:] |= flat[:-d]
-        elif d < 0:
-            out[:d] |= flat[-d:]
+    for d in range(1, high + 1):
+        out[d * stride :] |= flat[: -d * stride]
+    for d in range(1, low + 1):
+        out[: -d * stride] |= flat[d * stride :]
     return out.reshape(image.shape)
 
 

@@ -10,7 +10,7 @@ these glyphs imitate in size, pen and variation; none of its drawings is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.tasks.characters import BILINEAR_SCALE, CharacterSet
-from ovonic.tasks.glyph_strokes import CANVAS, POINTS, SEGMENTS, STROKES, Characters, rasterise, resample, trace
+from ovonic.tasks.glyph_strokes import CANVAS, POINTS, SEGMENTS, STROKES, Plan, rasterise, resample, trace
 
 __all__ = ["GLYPH_SPLITS", "glyph_alphabets", "glyph_split"]
 
@@ -77,123 +77,186 @@ def glyph_alphabets(
     )
 
 
+Segment = tuple[float, float, float]
+"""(length, heading, turn) of one segment of a stroke."""
+
+
 @dataclass(frozen=True)
 class _Style:
     """What the characters of one alphabet share.
 
     Attributes:
-        vocabulary: stroke primitives, each a list of segments (length, heading, turn).
-        usage: how often each primitive is used, sums to 1.
+        vocabulary: stroke primitives, each a list of segments; usage: how often each is used, sums to 1.
         strokes: mean number of strokes beyond the first; chain: chance that a stroke goes on by another primitive.
-        attach: probabilities of a new stroke's relation: independent, at a start, at an end, along.
+        relations: probabilities of a new stroke's place: independent, at a start, at an end, along, a bridge.
         repeat: chance that a stroke copies an earlier one of its character.
+        bar: a first stroke shared by most characters (as Devanagari's), or None.
+        height: mean of a character's larger side, pixels.
     """
 
-    vocabulary: list[list[tuple[float, float, float]]]
+    vocabulary: list[list[Segment]]
     usage: NDArray[np.float64]
     strokes: float
     chain: float
-    attach: NDArray[np.float64]
+    relations: NDArray[np.float64]
     repeat: float
+    bar: list[Segment] | None
+    height: float
 
 
-_KINDS = ("line", "arc", "cup", "loop", "hook", "corner", "wave", "zigzag", "knot", "dot")
-_KIND_WEIGHTS = np.array([6.0, 3.0, 3.0, 1.5, 2.5, 2.0, 1.5, 1.0, 1.0, 0.3])
+_KINDS = {
+    "line": 6.0,
+    "arc": 2.5,
+    "cup": 2.0,
+    "loop": 1.2,
+    "hook": 2.0,
+    "corner": 2.5,
+    "box": 1.2,
+    "wave": 1.2,
+    "arches": 1.5,
+    "zigzag": 0.5,
+    "knot": 1.0,
+    "dot": 0.3,
+}
+"""Stroke primitives and how common they are; each alphabet draws its own mixture around these."""
 
 
 def _style(rng: np.random.Generator) -> _Style:
-    weights = rng.dirichlet(1.2 * _KIND_WEIGHTS)
-    size = int(rng.integers(6, 15))
-    vocabulary = [_primitive(rng, str(kind)) for kind in rng.choice(_KINDS, size=size, p=weights)]
+    weights = rng.dirichlet(0.8 * np.array(list(_KINDS.values())))
+    kinds = ["line", "line", *rng.choice(list(_KINDS), size=int(rng.integers(5, 15)), p=weights)]
+    vocabulary = [_primitive(rng, kind) for kind in kinds]
     return _Style(
         vocabulary=vocabulary,
-        usage=rng.dirichlet(np.full(size, 1.5)),
-        strokes=float(rng.uniform(0.4, 2.2)),
-        chain=float(rng.uniform(0.1, 0.6)),
-        attach=rng.dirichlet([3.0, 1.5, 1.5, 4.0]),
-        repeat=float(rng.uniform(0.0, 0.3)),
+        usage=rng.dirichlet(np.full(len(kinds), 2.0)),
+        strokes=float(rng.uniform(0.5, 2.2)),
+        chain=float(rng.uniform(0.05, 0.6)),
+        relations=rng.dirichlet([2.5, 1.5, 1.5, 4.0, 2.0]),
+        repeat=float(rng.uniform(0.0, 0.35)),
+        bar=_primitive(rng, str(rng.choice(["line", "line", "corner", "arc"]))) if rng.random() < 0.15 else None,
+        height=float(rng.normal(69, 6)),
     )
 
 
-def _primitive(rng: np.random.Generator, kind: str) -> list[tuple[float, float, float]]:
+def _primitive(rng: np.random.Generator, kind: str) -> list[Segment]:
     """One stroke primitive as segments (length, heading, turn): units of a character's height, rad."""
     pi = np.pi
-    heading = pi / 4 * rng.choice([0, 1, 2, 3, 4, 7], p=[0.32, 0.1, 0.34, 0.14, 0.05, 0.05]) + rng.normal(0, 0.12)
+    heading = pi / 4 * rng.choice([0, 1, 2, 3, 4, 7], p=[0.34, 0.1, 0.34, 0.14, 0.03, 0.05]) + rng.normal(0, 0.1)
     side = rng.choice([-1.0, 1.0])
-    size = np.exp(rng.normal(-0.5, 0.35))
+    size = np.exp(rng.normal(-0.5, 0.3))
     free = rng.uniform(0, 2 * pi)
-    if kind == "line":
-        return [(size, heading, side * abs(rng.normal(0, 0.06)))]
-    if kind == "arc":
-        return [(size, heading, side * rng.uniform(0.4, 1.6))]
-    if kind == "cup":
-        return [(1.4 * size, free, side * rng.uniform(1.8, 4.2))]
-    if kind == "loop":
-        return [(2.2 * size, free, side * 2 * pi * rng.uniform(0.92, 1.08))]
-    if kind == "hook":
-        turn = side * rng.uniform(1.2, 3.5)
-        segments = [(size, heading, 0.0), (size * rng.uniform(0.3, 0.9), heading, turn)]
-        return segments if rng.random() < 0.6 else [(segments[1][0], heading - turn, turn), segments[0]]
-    if kind == "corner":
-        return [(size, heading, 0.0), (size * rng.uniform(0.4, 1.3), heading + side * rng.uniform(1.0, 2.5), 0.0)]
-    if kind == "wave":
-        turn = side * rng.uniform(1.2, 3.6)
-        return [(0.8 * size, heading - turn / 2, turn), (0.8 * size, heading + turn / 2, -turn * rng.uniform(0.6, 1.2))]
-    if kind == "zigzag":
-        bend = side * rng.uniform(1.4, 2.6)
-        n = int(rng.integers(3, 5))
-        return [(0.6 * size, heading + bend * (k % 2), rng.normal(0, 0.3)) for k in range(n)]
-    if kind == "knot":
-        turn = side * rng.uniform(3.6, 5.2)
-        return [(0.5 * size, heading, 0.0), (size, heading, turn), (0.5 * size, heading + turn, 0.0)]
+    bow = rng.normal(0, 0.06)
+    match kind:
+        case "line":
+            return [(size, heading, bow)]
+        case "arc":
+            turn = side * rng.uniform(0.4, 1.6)
+            return [(size, heading - turn / 2, turn)]
+        case "cup":
+            return [(1.5 * size, free, side * rng.uniform(1.8, 4.4))]
+        case "loop":
+            return [(2.4 * size, free, side * 2 * pi * rng.uniform(0.93, 1.07))]
+        case "hook":
+            turn = side * rng.uniform(1.2, 3.6)
+            curl = size * rng.uniform(0.3, 1.0)
+            hook = [(size, heading, bow), (curl, heading, turn)]
+            return hook if rng.random() < 0.6 else [(curl, heading - turn, turn), (size, heading, bow)]
+        case "corner":
+            bend = side * (pi / 2 * rng.choice([1.0, 1.4]) + rng.normal(0, 0.15))
+            return [(size, heading, bow), (size * rng.uniform(0.4, 1.3), heading + bend, 0.0)]
+        case "box":
+            sides = int(rng.integers(3, 5))
+            start = pi / 2 * rng.integers(2) + rng.normal(0, 0.06)
+            long = rng.uniform(0.6, 1.6)
+            return [(0.8 * size * (long if k % 2 else 1.0), start + side * k * pi / 2, 0.0) for k in range(sides)]
+        case "wave":
+            turn = side * rng.uniform(1.2, 3.8)
+            return [(size, heading - turn / 2, turn), (size, heading + turn / 2, -turn * rng.uniform(0.6, 1.2))]
+        case "arches":
+            start = pi / 2 * rng.choice([1.0, -1.0]) + rng.normal(0, 0.12)
+            stem, width, cusp = 0.5 * size, rng.uniform(0.4, 0.9) * size, rng.random() < 0.4
+            arches: list[Segment] = []
+            for k in range(int(rng.integers(1, 4))):
+                up = start if cusp or k % 2 == 0 else start + side * pi
+                turn = side * pi * (1.0 if cusp or k % 2 == 0 else -1.0)
+                arches += [(stem, up, 0.0), (width, up, turn)]
+            return [*arches, (stem, arches[-1][1] + arches[-1][2], 0.0)]
+        case "zigzag":
+            bend = side * rng.uniform(1.4, 2.6)
+            return [(0.6 * size, heading + bend * (k % 2), 0.0) for k in range(3)]
+        case "knot":
+            turn = side * rng.uniform(3.6, 5.2)
+            return [(0.6 * size, heading, 0.0), (size, heading, turn), (0.6 * size, heading + turn, 0.0)]
     return [(0.03, heading, 0.0)]
 
 
-def _compose(rng: np.random.Generator, style: _Style, n: int) -> Characters:
-    """Compose the n characters of an alphabet from its vocabulary."""
+def _compose(rng: np.random.Generator, style: _Style, n: int) -> Plan:
+    """Compose n characters from an alphabet's vocabulary."""
     segments = np.zeros((n, STROKES, SEGMENTS, 3), np.float32)
     stretch = np.exp(rng.normal(0, 0.15, (n, STROKES))).astype(np.float32)
-    parent = np.full((n, STROKES), -1, np.int64)
-    at_parent = np.zeros((n, STROKES), np.float32)
-    at_self = np.zeros((n, STROKES), np.float32)
-    offset = np.zeros((n, STROKES, 2), np.float32)
+    parent, bridge = np.full((2, n, STROKES), -1, np.int64)
+    at_parent, at_self, at_bridge = np.zeros((3, n, STROKES), np.float32)
+    offset = np.zeros((n, STROKES), np.complex64)
+    steps = np.zeros((n, STROKES), np.int64)
     for c in range(n):
-        strokes = min(1 + rng.poisson(style.strokes), STROKES)
-        used: list[int] = []
-        for j in range(strokes):
-            relation = rng.choice(4, p=style.attach)
+        barred = style.bar is not None and rng.random() < 0.75
+        for j in range(min(1 + barred + rng.poisson(style.strokes), STROKES)):
+            relation = rng.choice(5, p=style.relations)
             other = int(rng.integers(j)) if j else 0
             if j and rng.random() < style.repeat:
-                segments[c, j], stretch[c, j] = segments[c, other], stretch[c, other]
-                chain_length = used[other]
-                relation = 0
+                relation, other = (3 if j > 1 and rng.random() < 0.3 else 0), j - 1
+                segments[c, j], stretch[c, j], steps[c, j] = segments[c, other], stretch[c, other], steps[c, other]
             else:
-                chain = _chain(rng, style, alone=strokes == 1)
-                chain_length = len(chain)
-                segments[c, j, :chain_length] = chain
-            used.append(chain_length)
+                chain = style.bar if barred and j == 0 else _chain(rng, style, bridge=relation == 4 and j > 0)
+                segments[c, j, : len(chain)] = chain
+                steps[c, j] = len(chain) * POINTS
             if j == 0:
                 continue
             parent[c, j] = other
-            end = used[other] * POINTS
-            at_parent[c, j] = (0.5 * end, 0.0, end, end * rng.choice([0.25, 0.5, 0.75, rng.random()]))[relation]
-            at_self[c, j] = used[j] * POINTS * rng.choice([0.0, 0.5, 1.0], p=[0.6, 0.28, 0.12])
+            end = steps[c, other]
+            at_parent[c, j] = (0.5 * end, 0, end, end * _landmark(rng), end * _landmark(rng))[relation]
             if relation == 0:
-                at_self[c, j] = 0.5 * used[j] * POINTS
-                direction = rng.choice(4) * np.pi / 2 + rng.normal(0, 0.25)
-                offset[c, j] = rng.uniform(0.2, 0.6) * np.array([np.cos(direction), np.sin(direction)])
+                at_self[c, j] = 0.5 * steps[c, j]
+                if offset[c, other] and rng.random() < 0.7:  # a row of strokes
+                    offset[c, j] = offset[c, other]
+                else:
+                    direction = rng.choice(4) * np.pi / 2 + rng.normal(0, 0.2)
+                    offset[c, j] = rng.uniform(0.25, 0.7) * np.exp(1j * direction)
+            elif relation == 4:
+                bridge[c, j] = rng.integers(j)
+                at_bridge[c, j] = steps[c, bridge[c, j]] * _landmark(rng)
+            else:
+                at_self[c, j] = steps[c, j] * rng.choice([0.0, 0.5, 1.0], p=[0.6, 0.28, 0.12])
     length, heading, turn = np.moveaxis(segments, -1, 0)
-    return Characters(length, heading, turn, stretch, parent, at_parent, at_self, offset)
+    return Plan(
+        length=length,
+        heading=heading,
+        turn=turn,
+        stretch=stretch,
+        square=np.zeros(n, np.float32),
+        parent=parent,
+        at_parent=at_parent,
+        at_self=at_self,
+        offset=offset,
+        bridge=bridge,
+        at_bridge=at_bridge,
+        steps=steps,
+    )
 
 
-def _chain(rng: np.random.Generator, style: _Style, alone: bool) -> list[tuple[float, float, float]]:
-    """One stroke: primitives one after another; a lone stroke is longer."""
-    chain: list[tuple[float, float, float]] = []
-    more = max(style.chain, 0.55) if alone else style.chain
-    while not chain or (rng.random() < more and len(chain) < SEGMENTS):
+def _landmark(rng: np.random.Generator) -> float:
+    """A place along a stroke, 0..1: mostly its ends, middle or quarters."""
+    return float(rng.choice([0.0, 0.25, 0.5, 0.75, 1.0, rng.random()], p=[0.12, 0.15, 0.26, 0.15, 0.12, 0.2]))
+
+
+def _chain(rng: np.random.Generator, style: _Style, bridge: bool) -> list[Segment]:
+    """One stroke: primitives one after another, or one line or arc if it is to bridge two strokes."""
+    if bridge:
+        return [(1.0, 0.0, float(rng.choice([rng.normal(0, 0.08), rng.uniform(-2.5, 2.5)])))]
+    chain: list[Segment] = []
+    while not chain or (rng.random() < style.chain and len(chain) < SEGMENTS):
         primitive = style.vocabulary[rng.choice(len(style.usage), p=style.usage)]
         turn_to = 0.0
-        if chain and rng.random() < 0.4:  # go on smoothly: turn the primitive to the heading reached
+        if chain and abs(primitive[0][2]) > 0.3 and rng.random() < 0.6:  # an arc goes on smoothly
             turn_to = chain[-1][1] + chain[-1][2] - primitive[0][1]
         scale = float(np.exp(rng.normal(0, 0.2)))
         chain += [(scale * length, heading + turn_to, turn) for length, heading, turn in primitive]
@@ -203,67 +266,98 @@ def _chain(rng: np.random.Generator, style: _Style, alone: bool) -> list[tuple[f
 def _draw_alphabet(rng: np.random.Generator, characters: int | None, drawers: int) -> NDArray[np.uint8]:
     """Invent an alphabet and let every drawer draw it: levels [characters, drawers, 28, 28]."""
     style = _style(rng)
-    drawn_number = int(rng.integers(20, 46))
-    n = drawn_number if characters is None else characters
-    plan = _compose(rng, style, n)
-    template = trace(plan).reshape(n, -1, 2)
-    low, high = template.min(axis=1), template.max(axis=1)
-    extent = (high - low).max(axis=1)
-    pixels = np.clip(rng.normal(66, 6) + rng.normal(0, 9, n), 30, 90)  # a character's larger side
-    scale = np.minimum(pixels / np.maximum(extent, 0.05), 110).astype(np.float32)
-    hands = _copy(rng, plan, drawers)
-    points = trace(hands).reshape(n, drawers, -1, 2) - ((low + high) / 2)[:, None, None]
-    points *= scale[:, None, None, None]
-    points = _move(rng, points)
-    pen = np.broadcast_to(rng.choice([4, 5, 6], size=drawers, p=[0.08, 0.84, 0.08]), (n, drawers)).reshape(-1)
-    ink = rasterise(points.reshape(n * drawers, STROKES, -1, 2), pen)
+    own_number = int(rng.integers(20, 46))
+    n = own_number if characters is None else characters
+    plan, scale, side = _choose(rng, style, n)
+    points = trace(_copy(rng, plan, drawers)).reshape(n, drawers, -1) * scale[:, None, None]
+    points = _place(rng, points, side)
+    pen = np.tile(rng.choice([4, 5, 6], size=drawers, p=[0.04, 0.92, 0.04]), n)
+    ink = rasterise(points.reshape(n * drawers, STROKES, -1), pen)
     return resample(ink).reshape(n, drawers, 28, 28)
 
 
-def _copy(rng: np.random.Generator, plan: Characters, drawers: int) -> Characters:
-    """Copy each character once a drawer with an unsteady hand: arrays grow from [C, ...] to [C * drawers, ...]."""
+def _choose(rng: np.random.Generator, style: _Style, n: int, tries: int = 6) -> tuple[Plan, NDArray, NDArray]:
+    """Compose ``tries`` candidates for each character and keep the most writable one.
 
-    def each(x: NDArray, sigma: float) -> NDArray:
-        repeated = np.repeat(x, drawers, axis=0)
-        if not sigma:
-            return repeated
-        unsteady = sigma * np.tile(np.exp(rng.normal(0, 0.35, drawers)), len(x)).astype(np.float32)
-        noise = rng.standard_normal(repeated.shape, dtype=np.float32)
-        return repeated + noise * unsteady.reshape(-1, *[1] * (x.ndim - 1))
+    Returns: the plan of n characters; their scales (pixels a unit) and larger sides (pixels), [n] each.
+    """
+    plan = _compose(rng, style, n * tries)
+    points = trace(plan).reshape(n * tries, -1)
+    middle, width, height = _box(points)
+    width, height = np.maximum(width, 0.05), np.maximum(height, 0.05)
+    side = np.clip(style.height - 5 + rng.normal(0, 8, n * tries), 30, 88).astype(np.float32)
+    scale = side / np.maximum(width, height)
+    on_canvas = (points - middle[:, None]) * scale[:, None] + np.complex64((1 + 1j) * (CANVAS - 1) / 2)
+    ink = rasterise(on_canvas.reshape(n * tries, STROKES, -1), np.full(n * tries, 5)).sum(axis=(1, 2), dtype=np.int64)
+    path = np.abs(np.diff(on_canvas.reshape(n * tries, STROKES, -1), axis=2)).sum(axis=(1, 2))
+    cost = (
+        6 * np.maximum(5 * path / ink - 1.2, 0)  # the pen goes over its own ink
+        + np.maximum(550 - ink, 0) / 100
+        + np.maximum(ink - 1450, 0) / 100
+        + 3 * np.maximum(np.abs(np.log(width / height)) - 0.8, 0)
+    ) + rng.uniform(0, 0.3, n * tries)
+    best = cost.reshape(n, tries).argmin(axis=1) + tries * np.arange(n)
+    return Plan(**{f.name: getattr(plan, f.name)[best] for f in fields(Plan)}), scale[best], side[best]
 
-    return Characters(
-        length=np.repeat(plan.length, drawers, axis=0) * np.exp(each(np.zeros_like(plan.length), 0.13)),
-        heading=each(plan.heading, 0.11),
-        turn=each(plan.turn, 0.16) * (1 + each(np.zeros_like(plan.turn), 0.04)),
-        stretch=np.repeat(plan.stretch, drawers, axis=0) * np.exp(each(np.zeros_like(plan.stretch), 0.08)),
-        parent=np.repeat(plan.parent, drawers, axis=0),
-        at_parent=each(plan.at_parent, 0.7),
-        at_self=each(plan.at_self, 0.5),
-        offset=each(plan.offset, 0.03),
+
+def _copy(rng: np.random.Generator, plan: Plan, drawers: int) -> Plan:
+    """Copy each character once a drawer with an unsteady hand: arrays grow from [n, ...] to [n * drawers, ...]."""
+    n = len(plan.length)
+    unsteady = np.exp(rng.normal(0, 0.25, drawers) + rng.normal(0, 0.35, (n, drawers))).reshape(-1).astype(np.float32)
+
+    def noise(like: NDArray, sigma: float) -> NDArray[np.float32]:
+        shape = (n * drawers, *like.shape[1:])
+        scale = (sigma * unsteady).reshape(-1, *[1] * (like.ndim - 1))
+        return rng.standard_normal(shape, dtype=np.float32) * scale
+
+    grown = Plan(**{f.name: np.repeat(getattr(plan, f.name), drawers, axis=0) for f in fields(Plan)})
+    square = rng.normal(0.1, 0.25, drawers) + rng.normal(0, 0.15, (n, drawers))
+    return replace(
+        grown,
+        length=grown.length * np.exp(noise(plan.length, 0.15)),
+        heading=grown.heading + noise(plan.heading, 0.11),
+        turn=grown.turn * (1 + noise(plan.turn, 0.06)) + noise(plan.turn, 0.16),
+        stretch=grown.stretch * np.exp(noise(plan.stretch, 0.08)),
+        square=square.reshape(-1).astype(np.float32),
+        at_parent=grown.at_parent + noise(plan.at_parent, 1.0),
+        at_self=grown.at_self + noise(plan.at_self, 0.8),
+        offset=grown.offset + noise(plan.stretch, 0.05) + 1j * noise(plan.stretch, 0.05),
+        at_bridge=grown.at_bridge + noise(plan.at_bridge, 1.0),
     )
 
 
-def _move(rng: np.random.Generator, points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Slant, scale, turn, bend and place the drawings [C, drawers, P, 2], pixels about 0, on the canvas."""
+def _place(rng: np.random.Generator, points: NDArray[np.complex64], side: NDArray[np.float32]) -> NDArray[np.complex64]:
+    """Bend, slant, turn, scale and place the drawings [n, drawers, P] on the canvas.
+
+    Args:
+        side: the larger side each character should have, pixels, [n]; a hand corrects half of what it missed it by.
+    """
     n, drawers = points.shape[:2]
 
     def habit(person: float, drawing: float) -> NDArray[np.float32]:
         return (rng.normal(0, person, drawers) + rng.normal(0, drawing, (n, drawers))).astype(np.float32)[..., None]
 
-    angle, slant = habit(0.03, 0.05), habit(0.08, 0.05)
-    size, aspect = np.exp(habit(0.09, 0.07)), np.exp(habit(0.05, 0.06))
-    x, y = points[..., 0], points[..., 1]
-    for _ in range(2):  # a smooth bend: a long wave along a random direction
-        way, phase = rng.uniform(0, 2 * np.pi, (2, n, drawers, 1)).astype(np.float32)
-        wave = 1.6 * np.sin((np.cos(way) * x + np.sin(way) * y) * np.float32(2 * np.pi / 70) + phase)
-        to = rng.uniform(0, 2 * np.pi, (n, drawers, 1)).astype(np.float32)
-        x, y = x + wave * np.cos(to), y + wave * np.sin(to)
-    x, y = size * aspect * (x - slant * y), size / aspect * y
-    x, y = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
-    moved = np.stack([x + habit(2.5, 4.5), y + habit(2.5, 4.5)], axis=-1)
-    low, high = moved.min(axis=2, keepdims=True), moved.max(axis=2, keepdims=True)
-    room = CANVAS / 2 - 4
-    shrink = np.minimum(1, 2 * room / np.maximum(high - low, 1))
-    middle = (low + high) / 2
-    half = (high - low) / 2 * shrink
-    return (moved - middle) * shrink + np.clip(middle, half - room, room - half) + np.float32((CANVAS - 1) / 2)
+    for wavelength, amplitude in ((70, 1.6), (70, 1.6), (25, 0.5)):  # pixels
+        way, phase, to = rng.uniform(0, 2 * np.pi, (3, n, drawers, 1)).astype(np.float32)
+        swing = np.sin((points * np.exp(-1j * way)).real * np.float32(2 * np.pi / wavelength) + phase)
+        points = points + swing * (amplitude * np.exp(1j * to)).astype(np.complex64)
+    slant, aspect = habit(0.07, 0.05), np.exp(habit(0.03, 0.03))
+    points = aspect * (points.real - slant * points.imag) + 1j * (points.imag / aspect)
+    points = points * np.exp(1j * habit(0.03, 0.04))
+    middle, width, height = _box(points)
+    larger = np.maximum(width, height)
+    room = CANVAS - 8.0
+    scale = np.sqrt(side[:, None] / larger) * np.exp(habit(0.08, 0.07))[..., 0]
+    scale = np.minimum(scale, room / larger)
+    aim = np.concatenate([habit(2.0, 4.8), habit(2.0, 4.8)], axis=-1)
+    free = (room - np.stack([width, height], axis=-1) * scale[..., None]) / 2
+    aim = np.clip(aim, -free, free) + (CANVAS - 1) / 2
+    points = (points - middle[..., None]) * scale[..., None] + (aim[..., :1] + 1j * aim[..., 1:])
+    return points.astype(np.complex64)
+
+
+def _box(points: NDArray[np.complex64]) -> tuple[NDArray[np.complex64], NDArray[np.float32], NDArray[np.float32]]:
+    """Middle, width and height of drawings' bounding boxes; points [..., P] to three arrays [...]."""
+    x, y = points.real, points.imag
+    left, right, top, bottom = x.min(axis=-1), x.max(axis=-1), y.min(axis=-1), y.max(axis=-1)
+    return (left + right) / 2 + 0.5j * (top + bottom), right - left, bottom - top

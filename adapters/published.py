@@ -1,0 +1,270 @@
+"""The paper's published checkpoints, read without TensorFlow and without trusting them: npz files and pickles.
+
+A pickle is a program. Two gates keep this one to arrays: its opcodes are listed first, and one outside the 28 that those
+files use is refused before anything is loaded; then it is loaded by an unpickler whose every global is an inert stand-in,
+so that no name in the file is ever imported and no function but those of this module is ever called.
+
+    global in the pickle                      stand-in
+    numpy ... _reconstruct, _frombuffer       an array: float32 or float64, little-endian, as many bytes as its shape says
+    numpy dtype                               the array's type
+    functools.partial(ResourceVariable)       a TensorFlow variable: its ``name`` and its array ``initial_value``
+    tensorflow ... as_dtype                   nothing
+
+Work, memory and nesting are bounded by 64 MiB of file and 2,000 opcodes (the published files: 3.8 MB, 400 opcodes).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ovonic.models.errors import WeightsError
+
+if TYPE_CHECKING:
+    from ovonic.models.fewshot_cnn import FewshotCNN
+
+__all__ = ["fewshot_from_published", "is_published", "load_published"]
+
+MAX_BYTES = 64 * 2**20
+MAX_OPCODES = 2_000
+MAX_ARRAYS = 32
+OPCODES = frozenset(
+    "PROTO FRAME STOP MARK MEMOIZE BINGET LONG_BINGET NONE NEWFALSE NEWTRUE BININT BININT1 BININT2 SHORT_BINUNICODE"
+    " SHORT_BINBYTES BINBYTES BYTEARRAY8 EMPTY_LIST EMPTY_DICT EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPENDS SETITEMS"
+    " STACK_GLOBAL REDUCE BUILD".split()
+)
+ZIP_MAGIC = b"PK\x03\x04"
+
+
+class _Refused(Exception):
+    """Something that a published checkpoint does not hold."""
+
+
+def is_published(path: str | Path) -> bool:
+    """Whether a file begins like an npz or a pickle, and not like a safetensors file."""
+    with Path(path).open("rb") as file:
+        head = file.read(9)
+        size = file.seek(0, io.SEEK_END)
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= size:
+        return False
+    return head[:4] == ZIP_MAGIC or head[:1] == b"\x80"
+
+
+def load_published(path: str | Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a published checkpoint, an npz or a pickle (told apart by content).
+
+    The few-shot pickle is a list of variables ``kernel1`` .. ``kernel5``; the fifth is returned as ``w_readout``, as the
+    npz calls it. The robot's is a dict, whose keys are kept.
+
+    Returns: float32 or float64 arrays by name, in the order of the file.
+    Raises: WeightsError: anything but plain, finite arrays; nothing in the file is executed.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise _Refused(f"larger than {MAX_BYTES >> 20} MiB")
+        data = path.read_bytes()
+        arrays = _read_npz(data) if data[:4] == ZIP_MAGIC else _read_pickle(data)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise _Refused(f"{name!r} holds NaN or infinity")
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from error
+    except Exception as error:  # a hostile file may raise anything inside zipfile, numpy or pickle
+        reason = error if isinstance(error, _Refused) else f"damaged ({error})"
+        raise WeightsError(f"{path}: not a published checkpoint: {reason}") from error
+    return arrays
+
+
+def fewshot_from_published(path: str | Path) -> FewshotCNN:
+    """Build the few-shot CNN of a published checkpoint, in eval mode.
+
+    Kernels turn from HWIO to OIHW, the read-out from [channels, n_way] to [n_way, channels]. The configuration is the
+    published test's: transductive norm, 4 updates at a rate of 0.1.
+
+    Raises: WeightsError: refused (``load_published``), or not the arrays of a few-shot CNN.
+    """
+    import torch
+
+    from ovonic.models.fewshot_cnn import CNNConfig, FewshotCNN
+
+    arrays = load_published(path)
+    names = [f"kernel{block}" for block in range(1, 5)]
+    if arrays.keys() != {*names, "w_readout"}:
+        raise WeightsError(f"{path}: holds {', '.join(arrays)}; a few-shot CNN has {', '.join(names)}, w_readout")
+    readout = arrays["w_readout"]
+    channels, n_way = readout.shape if readout.ndim == 2 else (0, 0)
+    for name in names:
+        expected = (3, 3, 1 if name == "kernel1" else channels, channels)
+        if not channels or not n_way or arrays[name].shape != expected:
+            raise WeightsError(
+                f"{path}: {name} has shape {arrays[name].shape} and w_readout {readout.shape}; "
+                "expected (3, 3, 1 or channels, channels) and (channels, n_way)"
+            )
+    net = FewshotCNN(CNNConfig(n_way=n_way, channels=channels, norm="transductive", updates=4, inner_lr=0.1))
+    with torch.no_grad():
+        for weight, name in zip(net.conv_weights(), names, strict=True):
+            weight.copy_(torch.from_numpy(arrays[name].transpose(3, 2, 0, 1).copy()))
+        net.readout.weight.copy_(torch.from_numpy(readout.T.copy()))
+    return net.eval()
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
+    if not isinstance(data, bytes | bytearray) or dtype not in ("<f4", "<f8"):
+        raise _Refused("an array that is not of little-endian float32 or float64")
+    if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
+        raise _Refused("an array without a shape")
+    if math.prod(shape) * int(dtype[-1]) != len(data):
+        raise _Refused(f"an array of shape {shape} with {len(data)} bytes")
+    return np.frombuffer(bytes(data), dtype).reshape(shape, order="F" if order == "F" else "C").copy()
+
+
+def _read_npz(data: bytes) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = archive.infolist()
+        if len(members) > MAX_ARRAYS or sum(member.file_size for member in members) > MAX_BYTES:
+            raise _Refused(f"more than {MAX_ARRAYS} arrays or {MAX_BYTES >> 20} MiB of them")
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name == member.filename or name in arrays:
+                raise _Refused(f"member {member.filename!r} is not an array of its own")
+            arrays[name] = _read_npy(io.BytesIO(archive.read(member)))
+    return arrays
+
+
+def _read_npy(file: io.BytesIO) -> NDArray[Any]:
+    """Read an array by NumPy's own header reader; np.load would allocate what a header claims before it looks."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise _Refused(f"an array in npy format {version}")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(file)
+    return _array(file.read(), dtype.str, shape, "F" if fortran else "C")
+
+
+class _StandIn:
+    """What a global of the pickle becomes: a name that can only be called, and only as a checkpoint calls it."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[..., Any] | None = None) -> None:
+        self.make = make
+
+    def __call__(self, *args: Any) -> Any:
+        if self.make is None:
+            raise _Refused("a call that a checkpoint does not make")
+        return self.make(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _Refused("a state that a checkpoint does not set")
+
+
+class _DType:
+    """``numpy.dtype``: its code, complete once its byte order is set."""
+
+    def __init__(self, *args: Any) -> None:
+        if args not in (("f4", False, True), ("f8", False, True)):
+            raise _Refused("an array that is not of float32 or float64")
+        self.code = str(args[0])
+
+    def __setstate__(self, state: Any) -> None:
+        if state != (3, "<", None, None, None, -1, -1, 0):
+            raise _Refused("an array that is not little-endian")
+        self.code = "<" + self.code[-2:]
+
+
+def _code(dtype: Any) -> str:
+    return dtype.code if isinstance(dtype, _DType) else ""
+
+
+class _Array:
+    """``numpy.ndarray``, by ``_reconstruct`` and a state, or by ``_frombuffer``."""
+
+    def __init__(self, *args: Any) -> None:
+        if args != (_NDARRAY, (0,), b"b"):
+            raise _Refused("an array that is made in another way")
+        self.value: NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        version, shape, dtype, fortran, data = state
+        if version != 1:
+            raise _Refused("an array of another version")
+        self.value = _array(data, _code(dtype), shape, "F" if fortran else "C")
+
+    @classmethod
+    def from_buffer(cls, data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+        array = cls(_NDARRAY, (0,), b"b")
+        array.value = _array(data, _code(dtype), shape, order)
+        return array
+
+
+class _Variable:
+    """``functools.partial(ResourceVariable)``, whose state holds the arguments, called without further ones."""
+
+    def __init__(self, *args: Any) -> None:
+        if args != (_RESOURCE_VARIABLE,):
+            raise _Refused("a call that a checkpoint does not make")
+        self.name: str | None = None
+        self.array: _Array | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, _, arguments, _ = state
+        name, array = arguments["name"], arguments["initial_value"]
+        if type(name) is not str or not isinstance(array, _Array):
+            raise _Refused("a variable without a name or an array")
+        self.name, self.array = name, array
+
+    def __call__(self) -> _Variable:
+        return self
+
+
+_NDARRAY, _RESOURCE_VARIABLE = _StandIn(), _StandIn()
+GLOBALS = {
+    ("functools", "partial"): _StandIn(_Variable),
+    ("tensorflow.python.ops.resource_variable_ops", "ResourceVariable"): _RESOURCE_VARIABLE,
+    ("tensorflow.python.framework.dtypes", "as_dtype"): _StandIn(lambda _: None),
+    ("numpy", "dtype"): _StandIn(_DType),
+    ("numpy", "ndarray"): _NDARRAY,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _StandIn(_Array) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _StandIn(_Array.from_buffer) for core in ("core", "_core")},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> _StandIn:
+        if (module, name) not in GLOBALS:
+            raise _Refused(f"it asks for {module[:80]!r} {name[:80]!r}")
+        return GLOBALS[module, name]
+
+
+def _read_pickle(data: bytes) -> dict[str, NDArray[Any]]:
+    """Names and arrays of a list of variables, or of a dict of variables or arrays."""
+    for count, (opcode, _, _) in enumerate(pickletools.genops(data)):
+        if opcode.name not in OPCODES:
+            raise _Refused(f"opcode {opcode.name}")
+        if count >= MAX_OPCODES:
+            raise _Refused(f"more than {MAX_OPCODES} opcodes")
+    content = _Unpickler(io.BytesIO(data)).load()
+    if type(content) is list and all(isinstance(item, _Variable) for item in content):
+        items = [("w_readout" if item.name == "kernel5" else item.name, item) for item in content]
+    elif type(content) is dict:
+        items = list(content.items())
+    else:
+        raise _Refused("neither a list nor a dict of variables")
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, item in items:
+        array = item.array if isinstance(item, _Variable) else item
+        if type(name) is not str or name in arrays or not isinstance(array, _Array) or array.value is None:
+            raise _Refused("an entry that is not an array of its own name")
+        arrays[name] = array.value
+    return arrays

@@ -1,0 +1,223 @@
+"""Meta-training of the few-shot CNN: the outer loop, its schedule, checkpoints and validation.
+
+A run is a function of its configuration and data alone: step s draws its tasks, its rounding and its noise from
+(seed, s), so a run that was stopped and resumed ends with the very weights of one that was not (same torch release,
+same number of threads).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovonic.models.errors import ConfigError, DivergenceError
+from ovonic.models.fewshot_cnn import CNNConfig, FewshotCNN
+from ovonic.models.maml import Precision, meta_gradient, whole_network_loss
+from ovonic.tasks.characters import CharacterSet
+from ovonic.tasks.episodes import EpisodeBatch, EpisodeSpec, sample_episodes
+from ovonic.tasks.fewshot import task_accuracy
+from ovonic.tasks.statistics import interval
+
+__all__ = ["TrainingConfig", "TrainingState", "meta_train"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything a meta-training run depends on, data aside.
+
+    Attributes:
+        network: the CNN. episode: how tasks are drawn. precision: bits, rounding and noise of the weights.
+        steps: outer updates. tasks: tasks an outer update.
+        lr: Adam's rate (eps 1e-7, as published), constant, then falling to zero along a half cosine over the last
+            ``decay`` of the run.
+        learn_inner_lr: meta-learn the inner rates (one an update).
+        average: decay of the running average of the weights that becomes the result (0: the last weights).
+        glyph_fraction: probability that a task is drawn from glyphs when real characters are given too.
+        adapt: ``"head"`` (the read-out alone) or ``"network"`` (MAML proper).
+        seed: names the run.
+        validate_every, validation_tasks: how often and on how many tasks the held-out alphabets are tried.
+    """
+
+    network: CNNConfig = field(default_factory=CNNConfig)
+    episode: EpisodeSpec = field(default_factory=lambda: EpisodeSpec(rotate=True))
+    precision: Precision = field(default_factory=Precision)
+    steps: int = 3000
+    tasks: int = 32
+    lr: float = 1e-3
+    decay: float = 0.5
+    learn_inner_lr: bool = False
+    average: float = 0.998
+    glyph_fraction: float = 0.5
+    adapt: str = "head"
+    seed: int = 0
+    validate_every: int = 250
+    validation_tasks: int = 200
+
+    def __post_init__(self) -> None:
+        if self.adapt not in ("head", "network"):
+            raise ConfigError(f"adapt {self.adapt!r}: choose 'head' or 'network'")
+        if self.steps < 1 or self.tasks < 1:
+            raise ConfigError(f"steps {self.steps} and tasks {self.tasks} must be at least 1")
+        if not 0 <= self.glyph_fraction <= 1 or not 0 <= self.average < 1 or not 0 <= self.decay <= 1:
+            raise ConfigError("glyph_fraction and decay lie in 0..1, average in 0..1 (1 excluded)")
+        if not self.lr > 0:
+            raise ConfigError(f"lr {self.lr}: must be positive")
+        if self.network.n_way != self.episode.n_way:
+            raise ConfigError(f"a read-out of {self.network.n_way} classes cannot learn {self.episode.n_way}-way tasks")
+
+    def rate(self, step: int) -> float:
+        """Adam's rate at ``step`` (0-based)."""
+        begin = self.steps * (1 - self.decay)
+        if step < begin or self.decay == 0:
+            return self.lr
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - begin) / (self.steps - begin)))
+
+
+class TrainingState:
+    """What a checkpoint holds: the network, its running average, Adam's moments, and the history of the metrics."""
+
+    def __init__(self, config: TrainingConfig, net: FewshotCNN) -> None:
+        self.config = config
+        self.net = net
+        net.inner_lr.requires_grad_(config.learn_inner_lr)
+        self.average = copy.deepcopy(net).requires_grad_(False)
+        self.optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=config.lr, eps=1e-7)
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.validation: list[dict[str, float]] = []
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state under a flat name."""
+        out = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        out |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            out |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+        return out
+
+    def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Continue from ``tensors()`` and ``progress`` of an earlier state of the same configuration."""
+        for prefix, module in (("net.", self.net), ("average.", self.average)):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        state = self.optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        self.step = int(progress["step"])
+        self.history = list(progress["history"])
+        self.validation = list(progress["validation"])
+
+    def progress(self) -> dict[str, Any]:
+        return {"step": self.step, "history": self.history, "validation": self.validation}
+
+
+def meta_train(
+    state: TrainingState,
+    characters: CharacterSet | None,
+    glyphs: CharacterSet | None,
+    held_out: CharacterSet | None,
+    *,
+    on_step: Callable[[TrainingState, float, float], None] | None = None,
+    save: Callable[[TrainingState], Path | None] | None = None,
+    save_every: int = 100,
+) -> FewshotCNN:
+    """Run the outer loop from ``state.step`` to ``config.steps``.
+
+    Args:
+        state: where to begin; changed in place.
+        characters: real characters to learn from, or None. glyphs: synthetic ones, or None.
+        held_out: characters of other alphabets to validate on; None: no validation.
+        on_step: called after each step with the state, the loss and the accuracy of the step's query sets.
+        save: writes a checkpoint and returns its path; called every ``save_every`` steps and at the end.
+    Returns: the averaged network.
+    Raises: ConfigError: nothing to learn from. DivergenceError: the loss is not finite.
+    """
+    config = state.config
+    if characters is None and glyphs is None:
+        raise ConfigError("nothing to learn from: give characters, glyphs or both")
+    last_saved: Path | None = None
+    window: list[tuple[float, float]] = []
+    while state.step < config.steps:
+        for group in state.optimizer.param_groups:
+            group["lr"] = config.rate(state.step)
+        batch = _draw(config, characters, glyphs, state.step)
+        generator = torch.Generator().manual_seed(_mix(config.seed, state.step))
+        state.optimizer.zero_grad(set_to_none=True)
+        loss, accuracy = _outer_gradient(config, state.net, batch, generator)
+        if not math.isfinite(loss):
+            raise DivergenceError(
+                f"meta-training diverged at step {state.step}: the loss is {loss}. Last good checkpoint: "
+                f"{last_saved or 'none written by this run'}. Lower lr ({config.lr}) or the inner rate"
+            )
+        state.optimizer.step()
+        state.step += 1
+        decay = min(config.average, state.step / (state.step + 9))
+        with torch.no_grad():
+            for kept, new in zip(state.average.parameters(), state.net.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
+        window.append((loss, accuracy))
+        if state.step % 10 == 0 or state.step == config.steps:
+            mean_loss, mean_accuracy = np.mean(window, axis=0)
+            state.history.append(
+                {"step": state.step, "loss": float(mean_loss), "accuracy": float(mean_accuracy)}
+            )
+            window.clear()
+        if held_out is not None and (state.step % config.validate_every == 0 or state.step == config.steps):
+            state.validation.append(_validate(config, state, held_out))
+        if save and (state.step % save_every == 0 or state.step == config.steps):
+            last_saved = save(state)
+        if on_step:
+            on_step(state, loss, accuracy)
+    return state.average
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _draw(
+    config: TrainingConfig, characters: CharacterSet | None, glyphs: CharacterSet | None, step: int
+) -> EpisodeBatch:
+    indices = range(step * config.tasks, (step + 1) * config.tasks)
+    if characters is None or glyphs is None:
+        return sample_episodes(characters or glyphs, config.episode, config.seed, indices)  # type: ignore[arg-type]
+    synthetic = np.random.default_rng([config.seed, 1, step]).random(config.tasks) < config.glyph_fraction
+    parts = [
+        sample_episodes(source, config.episode, config.seed, [i for i, s in zip(indices, synthetic, strict=True) if s == of])
+        for source, of in ((characters, False), (glyphs, True))
+        if (synthetic == of).any()
+    ]
+    return EpisodeBatch(
+        *(torch.cat([getattr(p, name) for p in parts]) for name in ("support", "support_labels", "query", "query_labels")),
+        classes=np.concatenate([p.classes for p in parts]),
+    )
+
+
+def _outer_gradient(
+    config: TrainingConfig, net: FewshotCNN, batch: EpisodeBatch, generator: torch.Generator
+) -> tuple[float, float]:
+    tensors = (batch.support, batch.support_labels, batch.query, batch.query_labels)
+    if config.adapt == "head":
+        return meta_gradient(net, *tensors, precision=config.precision, generator=generator)
+    loss, logits = whole_network_loss(net, *tensors, precision=config.precision, generator=generator)
+    loss.backward()
+    return loss.item(), (logits.argmax(-1) == batch.query_labels).float().mean().item()
+
+
+def _validate(config: TrainingConfig, state: TrainingState, held_out: CharacterSet) -> dict[str, float]:
+    spec = EpisodeSpec(config.episode.n_way, config.episode.k_shot, config.episode.queries)
+    per_task = task_accuracy(
+        state.average, held_out, spec, config.validation_tasks, seed=config.seed, precision=config.precision
+    )[:, -1]
+    summary = interval(per_task)
+    return {"step": state.step, "accuracy": summary["mean"], "ci95": summary["ci95"]}

@@ -1,0 +1,79 @@
+"""Intervals: every half-width is 95 % unless named otherwise; comparisons are paired on the same tasks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ovonic.models.errors import ConfigError
+
+__all__ = ["crossed_interval", "error_ratio", "interval", "paired_difference"]
+
+_Z = 1.959963984540054
+
+
+def interval(values: ArrayLike) -> dict[str, Any]:
+    """Mean and 95 % half-width of independent values (normal approximation; None for fewer than two)."""
+    v = np.asarray(values, dtype=np.float64)
+    if v.ndim != 1 or len(v) == 0:
+        raise ConfigError(f"an interval needs a list of values, got shape {v.shape}")
+    half = None if len(v) < 2 else _Z * float(v.std(ddof=1)) / math.sqrt(len(v))
+    return {"mean": float(v.mean()), "ci95": half}
+
+
+def crossed_interval(values: ArrayLike) -> dict[str, Any]:
+    """Mean and 95 % half-width of a [chips, tasks] table in which both chips and tasks are random.
+
+    The variance of the grand mean of a fully crossed table is  s_chip / C + s_task / T + s_rest / (C T)  with the
+    variance components of the two-way layout, estimated here by its mean squares (Cornfield and Tukey 1956):
+    (MS_chip + MS_task - MS_rest) / (C T). With one chip only the tasks are sampled.
+    """
+    v = np.asarray(values, dtype=np.float64)
+    if v.ndim != 2:
+        raise ConfigError(f"a crossed interval needs a [chips, tasks] table, got shape {v.shape}")
+    chips, tasks = v.shape
+    if chips < 2 or tasks < 2:
+        return interval(v.reshape(-1))
+    rows, columns, mean = v.mean(1), v.mean(0), v.mean()
+    ms_chip = tasks * np.sum((rows - mean) ** 2) / (chips - 1)
+    ms_task = chips * np.sum((columns - mean) ** 2) / (tasks - 1)
+    rest = v - rows[:, None] - columns[None] + mean
+    ms_rest = np.sum(rest**2) / ((chips - 1) * (tasks - 1))
+    variance = max(ms_chip + ms_task - ms_rest, ms_rest) / (chips * tasks)
+    return {"mean": float(mean), "ci95": _Z * math.sqrt(variance)}
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
+    """Mean and half-width of a - b on the same tasks."""
+    return interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
+
+
+def error_ratio(hardware: ArrayLike, software: ArrayLike, *, seed: int, resamples: int = 4000) -> dict[str, Any]:
+    """Error of the hardware over error of its software twin, with a percentile bootstrap over chips and tasks.
+
+    Args:
+        hardware: accuracy in 0..1, [chips, tasks]. software: accuracy of the twin on the same tasks, [tasks].
+        seed: of the bootstrap. Chips and tasks are resampled independently, tasks jointly in both systems.
+    Returns: ``ratio`` (None where the software makes no error), ``low`` and ``high`` (95 %).
+    """
+    h, s = 1 - np.asarray(hardware, dtype=np.float64), 1 - np.asarray(software, dtype=np.float64)
+    if h.ndim != 2 or s.shape != h.shape[1:]:
+        raise ConfigError(f"hardware [chips, tasks] {h.shape} and software [tasks] {s.shape} do not pair")
+    if s.mean() == 0:
+        return {"ratio": None, "low": None, "high": None}
+    rng = np.random.default_rng(seed)
+    ratios: NDArray[np.float64] = np.empty(resamples)
+    for i in range(resamples):
+        tasks = rng.integers(h.shape[1], size=h.shape[1])
+        chips = rng.integers(h.shape[0], size=h.shape[0])
+        below = s[tasks].mean()
+        ratios[i] = h[np.ix_(chips, tasks)].mean() / below if below > 0 else np.inf
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return {
+        "ratio": float(h.mean() / s.mean()),
+        "low": float(low),
+        "high": float(high) if np.isfinite(high) else None,
+    }
