@@ -1,7 +1,7 @@
-"""Files that are either wholly written or not there: a scratch file beside the target, synced, then moved over it.
+"""Files that are wholly written or not there: a scratch file beside the target, synced, then moved over it.
 
-`safer` (PyPI, 6.1) was tried first: it moves with ``os.replace`` too, but never syncs, so that a power cut can leave an
-empty file under the right name, and it gives every new file mode 0600.
+The library ``safer`` (6.1) moves with ``os.replace`` too, but never syncs, so that a power cut can leave an empty
+file under the right name, and it gives every new file mode 0600.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["atomic_writer", "write_atomically"]
 
 @contextmanager
 def atomic_writer(path: str | Path) -> Iterator[BinaryIO]:
-    """Open ``path`` for writing bytes; the file appears, or is replaced, when the block ends without an exception.
+    """Open ``path`` for writing bytes; the file appears, or is replaced, when the block ends well.
 
     Folders above it are made. A link is followed; a device or a pipe (/dev/null) is written to directly.
     """

@@ -1,16 +1,16 @@
-"""The paper's published checkpoints, read without TensorFlow and without trusting them: npz files and pickles.
+"""The paper's published checkpoints, read without TensorFlow and without trusting them: npz and pickle.
 
-A pickle is a program. Two gates keep this one to arrays: its opcodes are listed first, and one outside the 28 that those
-files use is refused before anything is loaded; then it is loaded by an unpickler whose every global is an inert stand-in,
-so that no name in the file is ever imported and no function but those of this module is ever called.
+A pickle is a program. Two gates keep this one to arrays. Its opcodes are listed first, and any but the few that
+such files use is refused before anything is loaded. Then it is loaded by an unpickler whose every global is an
+inert stand-in: no name in the file is ever imported, and only this module's functions are ever called.
 
-    global in the pickle                      stand-in
-    numpy ... _reconstruct, _frombuffer       an array: float32 or float64, little-endian, as many bytes as its shape says
-    numpy dtype                               the array's type
-    functools.partial(ResourceVariable)       a TensorFlow variable: its ``name`` and its array ``initial_value``
-    tensorflow ... as_dtype                   nothing
+    global in the pickle                  stand-in
+    numpy ... _reconstruct, _frombuffer   an array: little-endian float32 or float64, its bytes as its shape says
+    numpy dtype                           the array's type
+    functools.partial(ResourceVariable)   a TensorFlow variable: its ``name`` and its array ``initial_value``
+    tensorflow ... as_dtype               nothing
 
-Work, memory and nesting are bounded by 64 MiB of file and 2,000 opcodes (the published files: 3.8 MB, 400 opcodes).
+Work, memory and nesting are bounded by 64 MiB of file and 2,000 opcodes (the published: 3.8 MB, 400 opcodes).
 """
 
 from __future__ import annotations
@@ -35,13 +35,39 @@ if TYPE_CHECKING:
 __all__ = ["fewshot_from_published", "is_published", "load_published"]
 
 MAX_BYTES = 64 * 2**20
-MAX_OPCODES = 2_000
-MAX_ARRAYS = 32
-OPCODES = frozenset(
-    "PROTO FRAME STOP MARK MEMOIZE BINGET LONG_BINGET NONE NEWFALSE NEWTRUE BININT BININT1 BININT2 SHORT_BINUNICODE"
-    " SHORT_BINBYTES BINBYTES BYTEARRAY8 EMPTY_LIST EMPTY_DICT EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPENDS SETITEMS"
-    " STACK_GLOBAL REDUCE BUILD".split()
-)
+MAX_  # fmt: off
+OPCODES = {
+    "PROTO",
+    "FRAME",
+    "STOP",
+    "MARK",
+    "MEMOIZE",
+    "BINGET",
+    "LONG_BINGET",
+    "STACK_GLOBAL",
+    "REDUCE",
+    "BUILD",
+    "NONE",
+    "NEWFALSE",
+    "NEWTRUE",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "SHORT_BINUNICODE",
+    "SHORT_BINBYTES",
+    "BINBYTES",
+    "BYTEARRAY8",
+    "EMPTY_LIST",
+    "EMPTY_DICT",
+    "EMPTY_TUPLE",
+    "TUPLE",
+    "TUPLE1",
+    "TUPLE2",
+    "TUPLE3",
+    "APPENDS",
+    "SETITEMS",
+}
+# fmt: on
 ZIP_MAGIC = b"PK\x03\x04"
 
 
@@ -62,8 +88,8 @@ def is_published(path: str | Path) -> bool:
 def load_published(path: str | Path) -> dict[str, NDArray[Any]]:
     """Read the arrays of a published checkpoint, an npz or a pickle (told apart by content).
 
-    The few-shot pickle is a list of variables ``kernel1`` .. ``kernel5``; the fifth is returned as ``w_readout``, as the
-    npz calls it. The robot's is a dict, whose keys are kept.
+    The few-shot pickle is a list of variables ``kernel1`` .. ``kernel5``; the fifth is returned as ``w_readout``,
+    as the npz calls it. The robot's is a dict, whose keys are kept.
 
     Returns: float32 or float64 arrays by name, in the order of the file.
     Raises: WeightsError: anything but plain, finite arrays; nothing in the file is executed.
@@ -88,8 +114,8 @@ def load_published(path: str | Path) -> dict[str, NDArray[Any]]:
 def fewshot_from_published(path: str | Path) -> FewshotCNN:
     """Build the few-shot CNN of a published checkpoint, in eval mode.
 
-    Kernels turn from HWIO to OIHW, the read-out from [channels, n_way] to [n_way, channels]. The configuration is the
-    published test's: transductive norm, 4 updates at a rate of 0.1.
+    Kernels turn from HWIO to OIHW, the read-out from [channels, n_way] to [n_way, channels]. The configuration is
+    the published test's: transductive norm, 4 updates at a rate of 0.1.
 
     Raises: WeightsError: refused (``load_published``), or not the arrays of a few-shot CNN.
     """
@@ -100,7 +126,7 @@ def fewshot_from_published(path: str | Path) -> FewshotCNN:
     arrays = load_published(path)
     names = [f"kernel{block}" for block in range(1, 5)]
     if arrays.keys() != {*names, "w_readout"}:
-        raise WeightsError(f"{path}: holds {', '.join(arrays)}; a few-shot CNN has {', '.join(names)}, w_readout")
+        raise WeightsError(f"{path}: holds {', '.join(arrays)}; expected {', '.join(names)}, w_readout")
     readout = arrays["w_readout"]
     channels, n_way = readout.shape if readout.ndim == 2 else (0, 0)
     for name in names:
@@ -143,17 +169,16 @@ def _read_npz(data: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _read_npy(file: io.BytesIO) -> NDArray[Any]:
-    """Read an array by NumPy's own header reader; np.load would allocate what a header claims before it looks."""
+    """Read an array by NumPy's header reader; np.load would allocate what a header claims before it looks."""
     version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
+    if version != (1, 0):
         raise _Refused(f"an array in npy format {version}")
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(file)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     return _array(file.read(), dtype.str, shape, "F" if fortran else "C")
 
 
 class _StandIn:
-    """What a global of the pickle becomes: a name that can only be called, and only as a checkpoint calls it."""
+    """What a global of the pickle becomes: it can only be called, and only as a checkpoint calls it."""
 
     __slots__ = ("make",)
 
@@ -209,7 +234,7 @@ class _Array:
 
 
 class _Variable:
-    """``functools.partial(ResourceVariable)``, whose state holds the arguments, called without further ones."""
+    """``functools.partial(ResourceVariable)``: its state holds the arguments; it is called without more."""
 
     def __init__(self, *args: Any) -> None:
         if args != (_RESOURCE_VARIABLE,):

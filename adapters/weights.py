@@ -1,10 +1,11 @@
 """Weight files: safetensors with a JSON description in the metadata key ``ovonic``.
 
-    {"format": 1, "kind": "fewshot-cnn", "network": {fields of CNNConfig}, "training": {command, seed, data, versions, ..}}
+    {"format": 1, "kind": "fewshot-cnn", "network": {the fields of CNNConfig},
+     "training": {command, seed, data, versions, steps, precision, ..}}
 
-The description is checked against the tensors before one of them is read: their names, type (float32) and shapes follow
-from ``network``. A file that lies is refused with the tensor's name. Arrays are NumPy's: torch is imported only when a
-network is asked for, so that listing weights stays quick.
+The tensors' names, type (float32) and shapes follow from ``network`` and are checked before one of them is read:
+a file that lies is refused with the tensor's name. Arrays are NumPy's: torch is imported only when a network is
+asked for, so that listing weights stays quick.
 """
 
 from __future__ import annotations
@@ -98,9 +99,9 @@ def load_weights(source: str | Path) -> Weights:
     """Read a weight file, trusting nothing in it.
 
     Args:
-        source: a shipped name (``"fewshot-32bit"``) or a path; ``./name`` for a file called like a shipped name.
-    Raises: WeightsError: no such name or file; a file that is damaged, of an unknown kind or format, or whose tensors are
-        missing, superfluous, of a wrong type or shape, or not finite.
+        source: a shipped name (``"fewshot-32bit"``) or a path (``./name`` where a file is called like one).
+    Raises: WeightsError: no such name or file; damaged, or of an unknown kind or format; a tensor is missing,
+        superfluous, of a wrong type or shape, or not finite.
     """
     path = _locate(source)
     description = describe(path)
@@ -117,7 +118,7 @@ def load_weights(source: str | Path) -> Weights:
 
 
 def describe(source: str | Path) -> dict[str, Any]:
-    """Read what a weight file says of itself (format, kind, network, training), without its tensors and without torch.
+    """Read what a weight file says of itself (format, kind, network, training), without tensors or torch.
 
     Raises: WeightsError: no such name or file, damaged, or of an unknown format or kind.
     """
@@ -158,8 +159,8 @@ def resolve_fewshot(source: str | Path) -> tuple[FewshotCNN, dict[str, Any]]:
 
     Args:
         source: a shipped name, a safetensors file, or a published checkpoint (npz or pickle).
-    Returns: the network in eval mode; its provenance: ``source``, ``sha256`` of the file, and what the file says of its
-        training.
+    Returns: the network in eval mode; its provenance: ``source``, ``sha256`` of the file, and what the file says
+        of its training.
     Raises: WeightsError: nothing of that name, or not the weights of a few-shot CNN.
     """
     path = _locate(source)

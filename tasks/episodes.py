@@ -68,6 +68,11 @@ class EpisodeBatch:
     def __len__(self) -> int:
         return len(self.support)
 
+    def to(self, device: torch.device | str) -> EpisodeBatch:
+        """The same tasks on another device."""
+        tensors = (t.to(device) for t in (self.support, self.support_labels, self.query, self.query_labels))
+        return EpisodeBatch(*tensors, classes=self.classes)
+
 
 def sample_episodes(
     characters: CharacterSet, spec: EpisodeSpec, seed: int, indices: range | list[int]

@@ -6,7 +6,7 @@ every comparison is paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,13 +19,16 @@ from ovonic.models.maml import Precision, SoftwareReadout, adapt
 from ovonic.tasks.baselines import baseline_scores, random_features
 from ovonic.tasks.characters import CharacterSet
 from ovonic.tasks.episodes import EpisodeBatch, EpisodeSpec, sample_episodes
+from ovonic.tasks.one_shot_runs import OneShotRun
 
 __all__ = [
     "Learner",
     "Outcome",
     "accuracy_of",
     "baseline_accuracy",
+    "classify",
     "inner_rates",
+    "one_shot_accuracy",
     "run_tasks",
     "software_learner",
     "task_accuracy",
@@ -80,7 +83,9 @@ def software_learner(
 
     @torch.no_grad()
     def learn(batch: EpisodeBatch, first: int) -> Outcome:
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1)[0]))
+        batch = batch.to(net.inner_lr.device)
+        generator = torch.Generator(net.inner_lr.device)
+        generator.manual_seed(int(np.random.SeedSequence([seed, first]).generate_state(1)[0]))
         if precision.varies_by_task and (norm or net.config.norm) != "meta-batch":
             parts = [
                 net.features(s, q, norm=norm, weights=[precision.kernel(w, generator) for w in net.conv_weights()])
@@ -93,7 +98,8 @@ def software_learner(
         readout = SoftwareReadout.of(net, len(batch), precision, generator, batch.classes.shape[1])
         states = adapt(readout, support, batch.support_labels, rates)
         logits = torch.stack([state.logits(query) for state in states])
-        return Outcome(logits, support, query, torch.stack([state.w for state in states]))
+        weights = torch.stack([state.w for state in states])
+        return Outcome(logits.cpu(), support.cpu(), query.cpu(), weights.cpu())
 
     return learn
 
@@ -148,3 +154,30 @@ def baseline_accuracy(batch: EpisodeBatch, outcome: Outcome, spec: EpisodeSpec, 
     untrained = random_features(spec.n_way, outcome.support.shape[-1], seed)
     scores["random_features"] = software_learner(untrained, seed=seed)(batch, 0).logits[-1]
     return {name: accuracy_of(s, batch.query_labels) for name, s in scores.items()}
+
+
+def one_shot_accuracy(learner: Learner, runs: Sequence[OneShotRun]) -> Tensor:
+    """Share of right answers in each of Lake's runs, [runs] float64: the run's classes are learned from one drawing."""
+    accuracy = []
+    for i, run in enumerate(runs):
+        labels = torch.arange(len(run.support))
+        batch = EpisodeBatch(
+            run.support[None], labels[None], run.query[None], run.labels[None], classes=labels[None].numpy()
+        )
+        accuracy.append(accuracy_of(learner(batch, i).logits[-1], run.labels[None])[0])
+    return torch.stack(accuracy)
+
+
+def classify(learner: Learner, examples: CharacterSet, images: Tensor) -> list[tuple[str, float]]:
+    """Learn the classes of ``examples`` from all their drawings and name the class of each image.
+
+    Args: images: [N, 1, 28, 28] float32 in 0..1.
+    Returns: for each image the class and the softmax probability of it (not calibrated).
+    """
+    support = (examples.images.float() * examples.scale)[None, :, None]
+    labels = torch.from_numpy(np.repeat(np.arange(len(examples)), examples.counts))[None]
+    unknown = torch.zeros(1, len(images), dtype=torch.int64)
+    batch = EpisodeBatch(support, labels, images[None], unknown, classes=np.arange(len(examples))[None])
+    probability = torch.softmax(learner(batch, 0).logits[-1][0], dim=-1)
+    best = probability.max(dim=-1)
+    return [(examples.names[i], float(p)) for p, i in zip(best.values, best.indices.tolist(), strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ovonic.tasks.episodes import EpisodeBatch, EpisodeSpec
 from ovonic.tasks.fewshot import Learner, Outcome, accuracy_of, baseline_accuracy, run_tasks
 from ovonic.tasks.statistics import crossed_interval, error_ratio, interval, paired_difference
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "seen_alphabets"]
 
 Table = NDArray[np.float64]
 
@@ -120,6 +120,12 @@ def evaluate(
         hardware_outcome=hardware_first,
         seed=seed,
     )
+
+
+def seen_alphabets(provenance: Mapping[str, Any], characters: CharacterSet) -> list[str]:
+    """Alphabets of ``characters`` that the weights were meta-trained on: a figure on these is not a result."""
+    trained = set(provenance.get("alphabets", ()))
+    return [name for name in characters.alphabet_names if name in trained]
 
 
 def _accuracies(table: Table) -> dict[str, Any]:

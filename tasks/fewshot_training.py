@@ -44,6 +44,7 @@ class TrainingConfig:
         adapt: ``"head"`` (the read-out alone) or ``"network"`` (MAML proper).
         seed: names the run.
         validate_every, validation_tasks: how often and on how many tasks the held-out alphabets are tried.
+        device: where torch computes, e.g. ``"cpu"`` or ``"cuda"``.
     """
 
     network: CNNConfig = field(default_factory=CNNConfig)
@@ -60,6 +61,7 @@ class TrainingConfig:
     seed: int = 0
     validate_every: int = 250
     validation_tasks: int = 200
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.adapt not in ("head", "network"):
@@ -86,7 +88,7 @@ class TrainingState:
 
     def __init__(self, config: TrainingConfig, net: FewshotCNN) -> None:
         self.config = config
-        self.net = net
+        self.net = net = net.to(config.device)
         net.inner_lr.requires_grad_(config.learn_inner_lr)
         self.average = copy.deepcopy(net).requires_grad_(False)
         self.optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=config.lr, eps=1e-7)
@@ -129,7 +131,8 @@ def meta_train(
     *,
     on_step: Callable[[TrainingState, float, float], None] | None = None,
     save: Callable[[TrainingState], Path | None] | None = None,
-    save_every: int = 100,
+    save_every: int = 50,
+    stop: Callable[[], bool] | None = None,
 ) -> FewshotCNN:
     """Run the outer loop from ``state.step`` to ``config.steps``.
 
@@ -138,20 +141,20 @@ def meta_train(
         characters: real characters to learn from, or None. glyphs: synthetic ones, or None.
         held_out: characters of other alphabets to validate on; None: no validation.
         on_step: called after each step with the state, the loss and the accuracy of the step's query sets.
-        save: writes a checkpoint and returns its path; called every ``save_every`` steps and at the end.
+        save: writes a checkpoint and returns its path; called every ``save_every`` steps, at the end, and on a stop.
+        stop: asked after each step; true ends the run there, its checkpoint saved.
     Returns: the averaged network.
-    Raises: ConfigError: nothing to learn from. DivergenceError: the loss is not finite.
+    Raises: ConfigError: nothing to learn from. DivergenceError: the loss is not finite. KeyboardInterrupt: ``stop``.
     """
     config = state.config
     if characters is None and glyphs is None:
         raise ConfigError("nothing to learn from: give characters, glyphs or both")
     last_saved: Path | None = None
-    window: list[tuple[float, float]] = []
     while state.step < config.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = config.rate(state.step)
-        batch = _draw(config, characters, glyphs, state.step)
-        generator = torch.Generator().manual_seed(_mix(config.seed, state.step))
+        batch = _draw(config, characters, glyphs, state.step).to(config.device)
+        generator = torch.Generator(config.device).manual_seed(_mix(config.seed, state.step))
         state.optimizer.zero_grad(set_to_none=True)
         loss, accuracy = _outer_gradient(config, state.net, batch, generator)
         if not math.isfinite(loss):
@@ -165,19 +168,16 @@ def meta_train(
         with torch.no_grad():
             for kept, new in zip(state.average.parameters(), state.net.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
-        window.append((loss, accuracy))
-        if state.step % 10 == 0 or state.step == config.steps:
-            mean_loss, mean_accuracy = np.mean(window, axis=0)
-            state.history.append(
-                {"step": state.step, "loss": float(mean_loss), "accuracy": float(mean_accuracy)}
-            )
-            window.clear()
+        state.history.append({"step": state.step, "loss": loss, "accuracy": accuracy})
         if held_out is not None and (state.step % config.validate_every == 0 or state.step == config.steps):
             state.validation.append(_validate(config, state, held_out))
-        if save and (state.step % save_every == 0 or state.step == config.steps):
+        stopping = stop is not None and stop()
+        if save and (state.step % save_every == 0 or state.step == config.steps or stopping):
             last_saved = save(state)
         if on_step:
             on_step(state, loss, accuracy)
+        if stopping and state.step < config.steps:
+            raise KeyboardInterrupt
     return state.average
 
 

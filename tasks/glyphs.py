@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ovonic.adapters.images import bilinear_levels
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.tasks.characters import BILINEAR_SCALE, CharacterSet
-from ovonic.tasks.glyph_strokes import CANVAS, POINTS, SEGMENTS, STROKES, Plan, rasterise, resample, trace
+from ovonic.tasks.glyph_strokes import CANVAS, POINTS, SEGMENTS, STROKES, Plan, rasterise, trace
 
 __all__ = ["GLYPH_SPLITS", "glyph_alphabets", "glyph_split"]
 
@@ -90,7 +91,7 @@ class _Style:
         strokes: mean number of strokes beyond the first; chain: chance that a stroke goes on by another primitive.
         relations: probabilities of a new stroke's place: independent, at a start, at an end, along, a bridge.
         repeat: chance that a stroke copies an earlier one of its character.
-        bar: a first stroke shared by most characters (as Devanagari's), or None.
+        kin: chance that a character grows from one of the alphabet's few roots (as Devanagari's hang from a bar).
         height: mean of a character's larger side, pixels.
     """
 
@@ -100,7 +101,7 @@ class _Style:
     chain: float
     relations: NDArray[np.float64]
     repeat: float
-    bar: list[Segment] | None
+    kin: float
     height: float
 
 
@@ -132,7 +133,7 @@ def _style(rng: np.random.Generator) -> _Style:
         chain=float(rng.uniform(0.05, 0.6)),
         relations=rng.dirichlet([2.5, 1.5, 1.5, 4.0, 2.0]),
         repeat=float(rng.uniform(0.0, 0.35)),
-        bar=_primitive(rng, str(rng.choice(["line", "line", "corner", "arc"]))) if rng.random() < 0.15 else None,
+        kin=float(rng.uniform(0.0, 0.8)),
         height=float(rng.normal(69, 6)),
     )
 
@@ -141,10 +142,10 @@ def _primitive(rng: np.random.Generator, kind: str) -> list[Segment]:
     """One stroke primitive as segments (length, heading, turn): units of a character's height, rad."""
     pi = np.pi
     heading = pi / 4 * rng.choice([0, 1, 2, 3, 4, 7], p=[0.34, 0.1, 0.34, 0.14, 0.03, 0.05]) + rng.normal(0, 0.1)
-    side = rng.choice([-1.0, 1.0])
-    size = np.exp(rng.normal(-0.5, 0.3))
+    side = float(rng.choice([-1.0, 1.0]))
+    size = float(np.exp(rng.normal(-0.5, 0.3)))
     free = rng.uniform(0, 2 * pi)
-    bow = rng.normal(0, 0.06)
+    bow = float(rng.normal(0, 0.06))
     match kind:
         case "line":
             return [(size, heading, bow)]
@@ -190,7 +191,9 @@ def _primitive(rng: np.random.Generator, kind: str) -> list[Segment]:
 
 
 def _compose(rng: np.random.Generator, style: _Style, n: int) -> Plan:
-    """Compose n characters from an alphabet's vocabulary."""
+    """Compose n characters from an alphabet's vocabulary, on roots that are simple characters themselves."""
+    roots = int(rng.integers(2, 6))
+    n += roots
     segments = np.zeros((n, STROKES, SEGMENTS, 3), np.float32)
     stretch = np.exp(rng.normal(0, 0.15, (n, STROKES))).astype(np.float32)
     parent, bridge = np.full((2, n, STROKES), -1, np.int64)
@@ -198,15 +201,23 @@ def _compose(rng: np.random.Generator, style: _Style, n: int) -> Plan:
     offset = np.zeros((n, STROKES), np.complex64)
     steps = np.zeros((n, STROKES), np.int64)
     for c in range(n):
-        barred = style.bar is not None and rng.random() < 0.75
-        for j in range(min(1 + barred + rng.poisson(style.strokes), STROKES)):
+        if c < roots:
+            first, more = 0, 1 + int(rng.random() < 0.4)
+        elif rng.random() < style.kin:
+            root = int(rng.integers(roots))
+            for part in (segments, stretch, parent, bridge, at_parent, at_self, at_bridge, offset, steps):
+                part[c] = part[root]
+            first, more = np.count_nonzero(steps[c]), max(rng.poisson(style.strokes), 1)
+        else:
+            first, more = 0, 1 + rng.poisson(style.strokes)
+        for j in range(first, min(first + more, STROKES)):
             relation = rng.choice(5, p=style.relations)
             other = int(rng.integers(j)) if j else 0
             if j and rng.random() < style.repeat:
                 relation, other = (3 if j > 1 and rng.random() < 0.3 else 0), j - 1
                 segments[c, j], stretch[c, j], steps[c, j] = segments[c, other], stretch[c, other], steps[c, other]
             else:
-                chain = style.bar if barred and j == 0 else _chain(rng, style, bridge=relation == 4 and j > 0)
+                chain = _chain(rng, style, bridge=relation == 4 and j > 0)
                 segments[c, j, : len(chain)] = chain
                 steps[c, j] = len(chain) * POINTS
             if j == 0:
@@ -227,20 +238,9 @@ def _compose(rng: np.random.Generator, style: _Style, n: int) -> Plan:
             else:
                 at_self[c, j] = steps[c, j] * rng.choice([0.0, 0.5, 1.0], p=[0.6, 0.28, 0.12])
     length, heading, turn = np.moveaxis(segments, -1, 0)
-    return Plan(
-        length=length,
-        heading=heading,
-        turn=turn,
-        stretch=stretch,
-        square=np.zeros(n, np.float32),
-        parent=parent,
-        at_parent=at_parent,
-        at_self=at_self,
-        offset=offset,
-        bridge=bridge,
-        at_bridge=at_bridge,
-        steps=steps,
-    )
+    square = np.zeros(n, np.float32)
+    everything = (length, heading, turn, stretch, square, parent, at_parent, at_self, offset, bridge, at_bridge, steps)
+    return Plan(*(part[roots:] for part in everything))
 
 
 def _landmark(rng: np.random.Generator) -> float:
@@ -273,7 +273,7 @@ def _draw_alphabet(rng: np.random.Generator, characters: int | None, drawers: in
     points = _place(rng, points, side)
     pen = np.tile(rng.choice([4, 5, 6], size=drawers, p=[0.04, 0.92, 0.04]), n)
     ink = rasterise(points.reshape(n * drawers, STROKES, -1), pen)
-    return resample(ink).reshape(n, drawers, 28, 28)
+    return (64 - bilinear_levels(ink)).reshape(n, drawers, 28, 28)
 
 
 def _choose(rng: np.random.Generator, style: _Style, n: int, tries: int = 6) -> tuple[Plan, NDArray, NDArray]:

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import safer
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ovonic.adapters.files import write_atomically
 from ovonic.adapters.filetree import FileTree, file_tree
 from ovonic.adapters.images import bilinear_levels, decode_bits
 from ovonic.models.errors import DataError, ToolchainError
@@ -208,9 +208,7 @@ def _store_cache(path: Path, characters: list[_Character]) -> None:
     index = json.dumps([[c.alphabet, c.name, c.outer, c.digest, len(c.images)] for c in characters])
     images = torch.cat([c.images for c in characters])
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with safer.open(path, "wb", temp_file=True) as file:
-            file.write(save({"images": images}, {"index": index, "sha256": _checksum(index, images)}))
+        write_atomically(path, save({"images": images}, {"index": index, "sha256": _checksum(index, images)}))
     except OSError as error:
         logger.warning("%s: cannot be cached (%s); set OVONIC_CACHE to a writable folder", path, error)
 

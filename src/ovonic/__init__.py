@@ -30,8 +30,8 @@ def load(source: str | Path) -> FewshotCNN:
     """Load a trained network, ready to use.
 
     Args:
-        source: a shipped name (``ovonic.weights()``), a ``.safetensors`` file, or a published checkpoint (npz, pickle).
-    Returns: the network in eval mode; ``net.config`` says what it is and ``net.provenance`` where its weights come from.
+        source: a shipped name (``ovonic.weights()``), a safetensors file, or a published checkpoint (npz, pickle).
+    Returns: the network in eval mode; ``net.config`` says what it is, ``net.provenance`` where its weights are from.
     Raises: WeightsError: nothing of that name, or a damaged or hostile file.
     """
     from ovonic.adapters.weights import resolve_fewshot

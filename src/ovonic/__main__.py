@@ -71,12 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 1
     except (_Interrupted, KeyboardInterrupt) as interrupt:
-        return _fail(str(interrupt) or "interrupted: what was finished is kept, nothing is half-written", 130, "stopped")
+        return _fail(
+            str(interrupt) or "interrupted: what was finished is kept, nothing is half-written", 130, "stopped"
+        )
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's usage errors have no public base class
-            return _fail(_usage(error), 2)
+            message = _usage(error)
+            return _fail(message, 2) if message else 2  # none where the help was shown instead
         if os.environ.get("OVONIC_TRACEBACK"):
             raise
         what = f"{type(error).__name__}: {error}"
@@ -91,7 +94,7 @@ def _fail(message: str, status: int, label: str = "error") -> int:
 def _usage(error: Any) -> str:
     """One line for a mistyped command line, with the nearest option where one is close."""
     message = " ".join(error.format_message().split())
-    if (ctx := error.ctx) is None:
+    if not message or (ctx := error.ctx) is None:
         return message
     if type(error).__name__ == "NoSuchOption":
         message = f"No such option: {error.option_name}."

@@ -23,9 +23,13 @@ def _zip(path: Path, *members: tuple[zipfile.ZipInfo | str, bytes]) -> Path:
 
 
 def _refusal(source: Path) -> str:
-    with pytest.raises(DataError) as error, file_tree(source) as tree:
-        for file in tree.files:
-            file.read()
+    def read_all() -> None:
+        with file_tree(source) as tree:
+            for file in tree.files:
+                file.read()
+
+    with pytest.raises(DataError) as error:
+        read_all()
     assert str(source) in str(error.value)
     return str(error.value)
 

@@ -206,7 +206,9 @@ def test_a_damaged_cache_is_rebuilt(
         cached.write_bytes(damaged)
         assert torch.equal(load_omniglot([source]).images, fresh.images)
         assert "damaged" in caplog.text
-        assert cached.read_bytes() == intact
+        caplog.clear()
+        assert torch.equal(load_omniglot([source]).images, fresh.images)
+        assert not caplog.text
     assert len(list(default_cache_dir().iterdir())) == 1
 
 
@@ -225,17 +227,9 @@ def test_a_kill_while_caching_leaves_no_half_written_cache(tmp_path: Path, drawi
     source = _zip(tmp_path / "set.zip", _alphabets(drawing_png, {"Alpha": 2}))
     script = (
         "import os, signal, sys\n"
-        "from ovonic.tasks import omniglot\n"
-        "opened = omniglot.safer.open\n"
-        "def dying(*args, **kwargs):\n"
-        "    file = opened(*args, **kwargs)\n"
-        "    write = file.write\n"
-        "    def half(data):\n"
-        "        write(data[:len(data) // 2]); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    file.write = half\n"
-        "    return file\n"
-        "omniglot.safer.open = dying\n"
-        "omniglot.load_omniglot(sys.argv[1])\n"
+        "from ovonic.tasks.omniglot import load_omniglot\n"
+        "os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "load_omniglot(sys.argv[1])\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(source)], env=dict(os.environ), check=False)
     assert killed.returncode == -signal.SIGKILL
@@ -324,7 +318,7 @@ def test_the_real_zips_hold_242_distinct_characters(shared: Path) -> None:
 
 @pytest.mark.shared
 def test_preprocessing_equals_the_published_one(shared: Path) -> None:
-    """Sorted characters are the golden batch's ids; its float32 images differ by one rounding (6e-8) at most."""
+    """Sorted characters are the golden batch's ids; its float32 images differ by one rounding, 6e-8."""
     loaded = load_omniglot(sorted((shared / "omniglot").glob("*.zip")))
     golden = np.load(shared / "published" / "cnn_golden.npz")
     images = loaded.images.to(torch.float32) * loaded.scale

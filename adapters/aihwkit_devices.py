@@ -1,0 +1,299 @@
+"""Phase-change devices that keep their state: four conductances a weight, each programmed on its own.
+
+    weight       w / w_max = (G1+ - G1- + G2+ - G2-) / (2 g_max)            a 4R8T cell, g in uS
+    programming  g_prog, nu ~ the noise model at g_target                    drawn when a device is programmed
+    drift        g(a) = g_prog ((a + t_0) / t_0)^-nu,   a = now - t_prog     a is the device's age, s
+    read noise   accumulated (1/f) part: drawn when time advances and when a device is programmed, then carried
+                 in g_read; the part of each single product: ``Converters.product``
+
+A noise model is any object with aihwkit's three elementwise verbs (``NoiseModel``); nothing here imports aihwkit. Its
+draws come from torch's global generator, so every verb takes a seed and forks that generator: given the seed the
+devices are the same bit for bit, and the caller's random stream is left alone.
+
+Devices lie on axis -3 in aihwkit's order of pairs: G1+, G1-, G2+, G2-.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ovonic.models.errors import ConfigError, nearest
+
+__all__ = [
+    "NOISE_MODELS",
+    "SPLITS",
+    "Converters",
+    "DeviceState",
+    "Hardware",
+    "NoiseModel",
+    "advance",
+    "derive_seed",
+    "program",
+    "reprogram",
+    "to_conductances",
+    "to_weights",
+]
+
+NOISE_MODELS = ("pcm", "hermes", "none")
+SPLITS = ("equal", "fill")
+
+
+class NoiseModel(Protocol):
+    """The verbs of an aihwkit noise model that are used here; all elementwise, on conductances of any shape in uS."""
+
+    g_max: float
+
+    def apply_programming_noise_to_conductance(self, g_target: Tensor) -> Tensor: ...
+
+    def generate_drift_coefficients(self, g_target: Tensor) -> Tensor | None: ...
+
+    def apply_drift_noise_to_conductance(self, g_prog: Tensor, nu: Tensor, t_inference: float) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The chip that is simulated. The defaults and why:
+
+    Attributes:
+        noise_model: ``"pcm"`` (aihwkit's PCMLikeNoiseModel, g_max 25 uS), ``"hermes"`` (HermesNoiseModel of one device,
+            g_max 10.35 uS: each of the four devices is drawn by itself, so the two-device fit would average twice),
+            ``"none"`` (ideal devices behind real converters), or an aihwkit noise model object.
+        split: how a weight fills the two devices of its polarity: ``"equal"`` (both alike: both stand on one bitline
+            and are read as one current), or ``"fill"`` (the first to g_max, then the second: smaller programming error).
+        zero_targets: what a device with target 0 holds. ``"noisy"``: the noise model's draw, clamped at 0 uS, as
+            aihwkit has it: pulls every weight towards zero by about 0.2 uS of its 50 uS scale (pcm, two idle devices of
+            0.10 uS each). ``"reset"``: exactly 0 uS, the published convention: amorphous and left alone. The model of
+            record is the default, because it is the harder one.
+        scale: full scale of a convolution's tile: max |w| of the tile's ``"column"`` or of the whole ``"tile"``; the
+            digital periphery multiplies it back after the ADC. By column is aihwkit's StandardHWATrainingPreset.
+        rows, columns: size of an array; a taller matrix is split into equal parts, summed digitally after their ADCs.
+        dac_bits, adc_bits: converter resolution, sign included (2^bits - 2 steps over the range); 0 is ideal.
+        image_range, activation_range: DAC full scale of the first convolution's input (pixels in 0..1) and of every
+            other input: these leave the batch norm, so 10 is 10 standard deviations, known without any data.
+        adc_range: ADC full scale, in currents of one row with full input on a device pair at full scale; 10, out_noise
+            and w_noise are of aihwkit's StandardHWATrainingPreset (Rasch et al. 2023, Nature Communications 14:5282).
+            All ranges are fixed: no noise management and no bound management (aihwkit's defaults rescale each input
+            vector by its maximum and repeat the product until nothing saturates: kinder than an 8-bit chip).
+        out_noise: noise of the ADC's input, standard deviation, in units of ``adc_range``.
+        w_noise: read noise of each product (PCM_READ): sigma^2 = w_noise^2 sum_j |w_ij| x_j^2.
+        drift_compensation: one digital factor a tile, sum |w| at programming over sum |w| now, exactly measured
+            (aihwkit's GlobalDriftCompensation); off, because the norm measures the scale anew anyway.
+        readout_w_max: full scale of the read-out array, fixed before anything is learned, since adapted weights outgrow
+            their initial values (which may all be zero). 1 holds the 4-bit grid.
+        readout_adc_range: as ``adc_range``, for the read-out: the sum of so few and small weights uses little of 10.
+
+    Not modelled: IR drop (on in that preset), wires, column-to-column ADC mismatch, temperature, stuck devices.
+    """
+
+    noise_model: str | NoiseModel = "pcm"
+    split: str = "equal"
+    zero_targets: str = "noisy"
+    scale: str = "column"
+    rows: int = 256
+    columns: int = 256
+    dac_bits: int = 8
+    adc_bits: int = 8
+    image_range: float = 1.0
+    activation_range: float = 10.0
+    adc_range: float = 10.0
+    out_noise: float = 0.04
+    w_noise: float = 0.0175
+    drift_compensation: bool = False
+    readout_w_max: float = 1.0
+    readout_adc_range: float = 2.5
+
+    def __post_init__(self) -> None:
+        choices = {"split": SPLITS, "zero_targets": ("noisy", "reset"), "scale": ("column", "tile")}
+        if isinstance(self.noise_model, str):
+            choices["noise_model"] = NOISE_MODELS
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(f"{name} {value!r}: {nearest(value, allowed)}")
+        for name in ("rows", "columns", "image_range", "activation_range", "adc_range", "readout_w_max"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be positive")
+        for name in ("dac_bits", "adc_bits"):
+            if not (getattr(self, name) == 0 or 2 <= getattr(self, name) <= 16):
+                raise ConfigError(f"{name} {getattr(self, name)}: choose 2 to 16, or 0 for an ideal converter")
+        for name in ("out_noise", "w_noise"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} {getattr(self, name)}: must not be negative")
+
+    def converters(self, input_range: float, adc_range: float | None = None) -> Converters:
+        """The periphery of one array."""
+        return Converters(
+            input_range, adc_range or self.adc_range, self.dac_bits, self.adc_bits, self.out_noise, self.w_noise
+        )
+
+
+@dataclass(frozen=True)
+class Converters:
+    """What stands around an array: DAC, the noise of each product, ADC. Fields: see ``Hardware``.
+
+        u = DAC(x / input_range) in -1..1
+        y = ADC(u w' + sqrt(out_noise^2 + w_noise^2 (u^2 |w|')) xi) input_range,   xi ~ N(0, 1)
+
+    Reference: aihwkit 1.2.0: AnalogMVM (converters) and RPUCuda's PCMRead output noise (which its torch tile lacks).
+    """
+
+    input_range: float = 1.0
+    adc_range: float = 10.0
+    dac_bits: int = 8
+    adc_bits: int = 8
+    out_noise: float = 0.04
+    w_noise: float = 0.0175
+
+    def dac(self, x: Tensor) -> Tensor:
+        """Digital values of any shape -> row voltages in -1..1, a new tensor."""
+        return _convert(x / self.input_range, 1.0, self.dac_bits)
+
+    def adc(self, y: Tensor, variance: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Column currents [...] and their read-noise ``variance`` (or none) -> digital values. In place on both."""
+        if variance is None and self.out_noise:
+            y.add_(_normal_like(y, generator), alpha=self.out_noise)
+        elif variance is not None:
+            y.addcmul_(variance.add_(self.out_noise**2).sqrt_(), _normal_like(y, generator))
+        return _convert(y, self.adc_range, self.adc_bits).mul_(self.input_range)
+
+    def load(self, w: Tensor) -> Tensor | None:
+        """Weights whose product with u^2 is the read-noise variance, or none."""
+        return w.abs().mul_(self.w_noise**2) if self.w_noise else None
+
+    def product(self, x: Tensor, w: Tensor, generator: torch.Generator) -> Tensor:
+        """One read: x [..., S, in] and w [..., out, in] in -1..1 of full scale -> [..., S, out], times w_max missing."""
+        u = self.dac(x)
+        y = u @ w.transpose(-1, -2)
+        load = self.load(w)
+        return self.adc(y, None if load is None else u.square_() @ load.transpose(-1, -2), generator)
+
+
+def _convert(x: Tensor, bound: float, bits: int) -> Tensor:
+    if not bits:
+        return x
+    steps = 2 ** (bits - 1) - 1
+    return x.mul_(steps / bound).round_().clamp_(-steps, steps).mul_(bound / steps)
+
+
+def _normal_like(y: Tensor, generator: torch.Generator) -> Tensor:
+    # normal_ is six times slower on a permuted tensor than on contiguous memory
+    return torch.empty(y.numel(), dtype=y.dtype).normal_(generator=generator).as_strided(y.shape, y.stride())
+
+
+class DeviceState(NamedTuple):
+    """The devices of an array, each [..., 4, out, in].
+
+    ``g_target``, ``g_prog`` and ``g_read`` (as they read now) in uS; ``nu`` drift exponents; ``t_prog_s`` the clock when
+    each was programmed, s, float64.
+    """
+
+    g_target: Tensor
+    g_prog: Tensor
+    nu: Tensor
+    t_prog_s: Tensor
+    g_read: Tensor
+
+
+def to_conductances(w: Tensor, g_max: float, split: str = "equal") -> Tensor:
+    """Target conductances of weights.
+
+    Args:
+        w: [..., out, in], in units of full scale; beyond +-1 they are clipped (count them before).
+        g_max: full scale of one device, uS; split: see ``Hardware``.
+    Returns: [..., 4, out, in], uS, at a fixed scale: the same weight always has the same target, which aihwkit's own
+        converters, rescaling by max |w| at every call, do not give.
+    """
+    polarity = torch.stack([w, -w], dim=-3).clamp_(0.0, 1.0)
+    if split == "equal":
+        return torch.cat([polarity, polarity], dim=-3).mul_(g_max)
+    filled = polarity.mul_(2.0)
+    return torch.cat([filled.clamp(max=1.0), (filled - 1.0).clamp_(min=0.0)], dim=-3).mul_(g_max)
+
+
+def to_weights(g: Tensor, g_max: float) -> Tensor:
+    """Weights that conductances [..., 4, out, in] stand for: [..., out, in], in units of full scale."""
+    plus = g[..., 0, :, :] + g[..., 2, :, :]
+    return plus.sub_(g[..., 1, :, :]).sub_(g[..., 3, :, :]).div_(2.0 * g_max)
+
+
+def program(model: NoiseModel, g_target: Tensor, *, now_s: float, seed: int, zero_targets: str) -> DeviceState:
+    """Program every device, and read it for the first time.
+
+    Args:
+        model: noise model; g_target: [..., 4, out, in], uS.
+        now_s: the array's clock, s; seed: of all draws.
+        zero_targets: see ``Hardware``.
+    """
+    with _seeded(seed):
+        g_prog = model.apply_programming_noise_to_conductance(g_target)
+        nu = model.generate_drift_coefficients(g_target)
+        if nu is None:
+            nu = torch.zeros_like(g_target)
+        if zero_targets == "reset":
+            g_prog = g_prog.masked_fill(g_target == 0, 0.0)
+        g_read = model.apply_drift_noise_to_conductance(g_prog, nu, 0.0)
+    t_prog_s = torch.full(g_target.shape, float(now_s), dtype=torch.float64)
+    return DeviceState(g_target, g_prog, nu, t_prog_s, g_read)
+
+
+def reprogram(
+    state: DeviceState,
+    model: NoiseModel,
+    g_target: Tensor,
+    *,
+    now_s: float,
+    seed: int,
+    zero_targets: str,
+    mask: Tensor | None = None,
+) -> tuple[DeviceState, Tensor]:
+    """Program only the devices whose target changes (or those in ``mask``); every other keeps its state bit for bit.
+
+    Args: as ``program``; mask: [..., 4, out, in] bool.
+    Returns: the new state, and which devices were programmed, [..., 4, out, in] bool.
+    """
+    if mask is None:
+        mask = g_target != state.g_target
+    fresh = program(model, g_target, now_s=now_s, seed=seed, zero_targets=zero_targets)
+    return DeviceState(*(torch.where(mask, new, old) for new, old in zip(fresh, state, strict=True))), mask
+
+
+def advance(state: DeviceState, model: NoiseModel, *, now_s: float, seed: int) -> DeviceState:
+    """Move the clock: every device drifts from its own g_prog for its own age, and draws its accumulated read noise.
+
+    Args: now_s: the array's clock, s; at the very time of programming this is a second first read.
+    Raises: ConfigError: ``now_s`` lies before a device was programmed.
+    """
+    ages = now_s - state.t_prog_s
+    youngest, oldest = (float(age) for age in torch.aminmax(ages))
+    if youngest < 0:
+        raise ConfigError(f"time {now_s} s lies before {now_s - youngest} s, when a device was programmed")
+    with _seeded(seed):
+        if youngest == oldest:
+            g_read = model.apply_drift_noise_to_conductance(state.g_prog, state.nu, youngest)
+        else:
+            g_read = torch.empty_like(state.g_prog)
+            for age in torch.unique(ages):
+                where = ages == age
+                g_read[where] = model.apply_drift_noise_to_conductance(
+                    state.g_prog[where], state.nu[where], float(age)
+                )
+    return state._replace(g_read=g_read)
+
+
+def derive_seed(*path: int | float | str) -> int:
+    """A seed of its own for each path of labels: 63 bits of a hash, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(repr(path).encode(), digest_size=8).digest()) >> 1
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -1,0 +1,207 @@
+"""What every command shares: its options, its result file, its progress and its device."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from ovonic.models.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Advance",
+    "Device",
+    "JsonFile",
+    "Quiet",
+    "Seed",
+    "command_line",
+    "parse_device",
+    "progress",
+    "versions",
+    "write_json",
+]
+
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of every random draw.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Device = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where torch computes.")]
+
+PLAIN_EVERY_S = 30.0
+
+
+def command_line() -> str:
+    """The command that is running, as it can be typed again."""
+    return shlex.join(["ovonic", *sys.argv[1:]])
+
+
+def command_line() -> str:
+    """The command as it was typed, for the provenance of results and weights."""
+    return shlex.join(["ovonic", *sys.argv[1:]])
+
+
+def parse_device(name: str) -> torch.device:
+    """The torch device of ``--device``.
+
+    Raises: ConfigError: no such device, or not on this machine.
+    """
+    import torch
+
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and index):
+        raise ConfigError(f"--device {name}: choose cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
+        )
+    return torch.device(name)
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Versions of what a result depends on: ovonic, python, torch, numpy, and the ``distributions`` that were used."""
+    found = {"ovonic": version("ovonic"), "python": platform.python_version()}
+    for name in ("torch", "numpy", *distributions):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def write_json(
+    path: Path | None,
+    command: str,
+    result: Mapping[str, Any],
+    config: Mapping[str, Any],
+    used: Mapping[str, str] | None = None,
+) -> None:
+    """Write the result of a command as one JSON object, in one piece; nothing without a ``path``.
+
+    The object is ``{"schema": "ovonic/<command>/1", "versions": .., "config": .., **result}``. NumPy and torch numbers and
+    arrays, dataclasses and paths become JSON's own; a number that is not finite becomes null.
+
+    Args:
+        path: the file, or ``-`` for standard output.
+        command: for example ``"fewshot-evaluate"``.
+        used: versions of what was used, by default ``versions()``.
+    """
+    if path is None:
+        return
+    head = {"schema": f"ovonic/{command}/1", "versions": used or versions(), "config": config}
+    text = json.dumps(_plain(head | dict(result)), indent=2, ensure_ascii=False) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    from ovonic.adapters.files import write_atomically
+
+    write_atomically(path, text)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # NumPy and torch, scalar or array
+        value = value.tolist()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+class Advance(Protocol):
+    """Report ``steps`` more steps done, with numbers to show beside the bar."""
+
+    def __call__(self, steps: int = 1, **shown: float | str) -> None: ...
+
+
+@contextmanager
+def progress(label: str, total: int, quiet: bool = False, done: int = 0) -> Iterator[Advance]:
+    """Show how a long piece of work goes, on standard error: steps, time gone and left, and the numbers given.
+
+    A terminal gets a bar; a file or a pipe gets a plain line every half minute; ``quiet`` gets nothing.
+
+    Args:
+        label: what is being done.
+        total: steps in all; done: steps done before (a resumed run).
+    """
+    if quiet:
+        yield lambda steps=1, **shown: None
+    elif sys.stderr.isatty():
+        with _bar(label, total, done) as advance:
+            yield advance
+    else:
+        yield _plain_lines(label, total, done)
+
+
+@contextmanager
+def _bar(label: str, total: int, done: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[shown]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(label, total=total, completed=done, shown="")
+
+        def advance(steps: int = 1, **shown: float | str) -> None:
+            bars.update(task, advance=steps)
+            if shown:
+                bars.update(task, shown=_numbers(shown))
+
+        yield advance
+
+
+def _plain_lines(label: str, total: int, done: int) -> Advance:
+    start = printed = time.monotonic()
+    now_done = done
+
+    def advance(steps: int = 1, **shown: float | str) -> None:
+        nonlocal printed, now_done
+        now_done += steps
+        now = time.monotonic()
+        if now - printed >= PLAIN_EVERY_S:
+            printed = now
+            left = (now - start) / max(now_done - done, 1) * (total - now_done)
+            text = f"{label}: {now_done}/{total}, about {timedelta(seconds=round(left))} left"
+            print("  ".join([text, _numbers(shown)]).rstrip(), file=sys.stderr, flush=True)
+
+    return advance
+
+
+def _numbers(shown: Mapping[str, float | str]) -> str:
+    return "  ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()
+    )

@@ -1,0 +1,7 @@
+"""``ovonic reproduce``."""
+
+from __future__ import annotations
+
+
+def reproduce() -> None:
+    """Run the experiments end to end with the shipped weights."""

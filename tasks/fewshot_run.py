@@ -1,0 +1,152 @@
+"""A meta-training run in a folder: data, checkpoint, metrics, weights; stopped and resumed at will."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ovonic.adapters.checkpoints import load_checkpoint, save_checkpoint
+from ovonic.adapters.files import write_atomically
+from ovonic.adapters.weights import resolve_fewshot, save_fewshot
+from ovonic.models.errors import ConfigError, DataError
+from ovonic.models.fewshot_cnn import FewshotCNN
+from ovonic.tasks.characters import CharacterSet
+from ovonic.tasks.datasets import GLYPHS, load_characters
+from ovonic.tasks.fewshot_training import TrainingConfig, TrainingState, meta_train
+
+__all__ = ["DataConfig", "read_metrics", "training_data", "training_run"]
+
+CHECKPOINT, METRICS, WEIGHTS = "checkpoint.safetensors", "metrics.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a run learns from.
+
+    Attributes:
+        data: ``"glyphs"``, folders, zips. split, folds, fold, seed, glyph_alphabets: as ``tasks.datasets``.
+    """
+
+    data: tuple[str, ...] = (GLYPHS,)
+    split: str = "train"
+    folds: int | None = None
+    fold: int = 0
+    seed: int = 0
+    glyph_alphabets: int | None = None
+
+
+def training_data(config: DataConfig) -> tuple[CharacterSet | None, CharacterSet | None, CharacterSet]:
+    """Load real characters, glyphs, and the held-out alphabets to validate on.
+
+    Validation is on the real alphabets of the split ``validation``, or on the glyphs' where these are trained on too or
+    no real characters are given.
+    """
+    paths = [source for source in config.data if source != GLYPHS]
+    folding = {"folds": config.folds, "fold": config.fold, "seed": config.seed}
+    real = load_characters(paths, config.split, **folding) if paths else None  # type: ignore[arg-type]
+    glyphs = None
+    if GLYPHS in config.data:
+        glyphs = load_characters([GLYPHS], "train", seed=config.seed, glyph_alphabets=config.glyph_alphabets)
+    if paths and "validation" not in config.split and config.split not in ("all", "background"):
+        held_out = load_characters(paths, "validation", **folding)  # type: ignore[arg-type]
+    else:
+        held_out = load_characters([GLYPHS], "validation", seed=config.seed)
+    return real, glyphs, held_out
+
+
+def training_run(
+    config: TrainingConfig,
+    data: DataConfig,
+    out: Path,
+    *,
+    init: str | None = None,
+    provenance: dict[str, Any],
+    resume: bool = False,
+    on_start: Callable[[TrainingState], None] | None = None,
+    on_step: Callable[[TrainingState, float, float], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    save_every: int = 50,
+) -> tuple[FewshotCNN, TrainingState]:
+    """Train in the folder ``out``: ``checkpoint.safetensors``, ``metrics.json``, and at the end ``weights.safetensors``.
+
+    Args:
+        init: weights to start from in place of random ones. provenance: command and versions, kept in the weights.
+        resume: continue from the folder's checkpoint if there is one; it must be of the same run.
+        on_start: told the state before the first step; on_step, stop, save_every: as ``meta_train``.
+    Returns: the averaged network and the last state.
+    Raises: ConfigError: a run is there already and ``resume`` is false, or it is another run. What ``meta_train`` raises.
+    """
+    checkpoint = out / CHECKPOINT
+    if checkpoint.exists() and not resume:
+        raise ConfigError(f"{checkpoint}: a run is there already: pass --resume to continue it, or another folder")
+    network = config.network
+    net = FewshotCNN(network, torch.Generator().manual_seed(config.seed))
+    identity: dict[str, Any] = {
+        "training": dataclasses.asdict(config),
+        "data": dataclasses.asdict(data),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    if init is not None:
+        start, origin = resolve_fewshot(init)
+        _take_over(net, start, init)
+        identity["init"] = origin["sha256"]
+    real, glyphs, held_out = training_data(data)
+    identity["characters"] = {name: len(s) for name, s in (("real", real), ("glyphs", glyphs)) if s is not None}
+    state = TrainingState(config, net)
+    if checkpoint.exists():
+        state.restore(*load_checkpoint(checkpoint, identity))
+    if on_start:
+        on_start(state)
+
+    def save(state: TrainingState) -> Path:
+        save_checkpoint(checkpoint, state.tensors(), identity, state.progress())
+        metrics = {"config": identity, "history": state.history, "validation": state.validation, **provenance}
+        write_atomically(out / METRICS, json.dumps(metrics))
+        return checkpoint
+
+    trained = meta_train(
+        state, real, glyphs, held_out, on_step=on_step, save=save, save_every=save_every, stop=stop
+    )
+    training = {
+        **provenance,
+        **identity,
+        "alphabets": [name for s in (real, glyphs) if s is not None for name in s.alphabet_names],
+        "precision": config.precision.bits,
+        "steps": config.steps,
+        "seed": config.seed,
+        "validation": state.validation[-1] if state.validation else None,
+    }
+    save_fewshot(out / WEIGHTS, trained, training)
+    return trained, state
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """The metrics of a run's folder: ``history`` [{step, loss, accuracy}] and ``validation`` [{step, accuracy, ci95}].
+
+    Raises: DataError: not the folder of a run.
+    """
+    try:
+        metrics = json.loads((run / METRICS).read_text())
+        return {"history": list(metrics["history"]), "validation": list(metrics["validation"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run}: no readable {METRICS} of a training run ({error!r})") from error
+
+
+def _take_over(net: FewshotCNN, start: FewshotCNN, source: str) -> None:
+    """Copy kernels, read-out and inner rates; the read-out of another number of classes becomes their mean."""
+    if (start.config.channels, start.config.blocks) != (net.config.channels, net.config.blocks):
+        raise ConfigError(
+            f"{source}: {start.config.blocks} blocks of {start.config.channels} channels, the run has "
+            f"{net.config.blocks} of {net.config.channels}"
+        )
+    with torch.no_grad():
+        for conv, kernel in zip(net.convs, start.conv_weights(), strict=True):
+            conv.weight.copy_(kernel)  # type: ignore[operator]
+        net.readout.weight.copy_(start.initial_readout(net.config.n_way))
