@@ -85,9 +85,8 @@ class Hardware:
         w_noise: read noise of each product (PCM_READ): sigma^2 = w_noise^2 sum_j |w_ij| x_j^2.
         drift_compensation: one digital factor a tile, sum |w| at programming over sum |w| now, exactly measured
             (aihwkit's GlobalDriftCompensation); off, because the norm measures the scale anew anyway.
-        readout_w_max: full scale of the read-out array, fixed before anything is learned, since adapted weights outgrow
-            their initial values (which may all be zero). 1 holds the 4-bit grid.
-        readout_adc_range: as ``adc_range``, for the read-out: the sum of so few and small weights uses little of 10.
+        readout_w_max: full scale of the read-out array, fixed before anything is learned; None: ``readout_scale``.
+        readout_adc_range: as ``adc_range``, for the read-out, whose few and small weights use less than half of 10.
 
     Not modelled: IR drop (on in that preset), wires, column-to-column ADC mismatch, temperature, stuck devices.
     """
@@ -106,8 +105,8 @@ class Hardware:
     out_noise: float = 0.04
     w_noise: float = 0.0175
     drift_compensation: bool = False
-    readout_w_max: float = 1.0
-    readout_adc_range: float = 2.5
+    readout_w_max: float | None = None
+    readout_adc_range: float = 5.0
 
     def __post_init__(self) -> None:
         choices = {"split": SPLITS, "zero_targets": ("noisy", "reset"), "scale": ("column", "tile")}
@@ -117,15 +116,28 @@ class Hardware:
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name} {value!r}: {nearest(value, allowed)}")
-        for name in ("rows", "columns", "image_range", "activation_range", "adc_range", "readout_w_max"):
+        for name in ("rows", "columns", "image_range", "activation_range", "adc_range", "readout_adc_range"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be positive")
+        if self.readout_w_max is not None and not self.readout_w_max > 0:
+            raise ConfigError(f"readout_w_max {self.readout_w_max}: must be positive")
         for name in ("dac_bits", "adc_bits"):
             if not (getattr(self, name) == 0 or 2 <= getattr(self, name) <= 16):
                 raise ConfigError(f"{name} {getattr(self, name)}: choose 2 to 16, or 0 for an ideal converter")
         for name in ("out_noise", "w_noise"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must not be negative")
+
+    def readout_scale(self, weight: Tensor, bits: int) -> float:
+        """Full scale of the read-out array for the initial ``weight`` of any shape, in weights of ``bits`` bits.
+
+        Adapted weights outgrow initial ones, which may all be zero, and a scale too large wastes conductance: on a grid
+        of few bits 1, which holds the grid; else 1.1 max |W_0|, at least 0.5 (the published network's adapted weights
+        reach 0.42 from initial ones of 0.47).
+        """
+        if self.readout_w_max is not None:
+            return self.readout_w_max
+        return 1.0 if bits != 32 else max(0.5, 1.1 * float(weight.abs().max()))
 
     def converters(self, input_range: float, adc_range: float | None = None) -> Converters:
         """The periphery of one array."""

@@ -108,6 +108,7 @@ class DeviceTile(TorchInferenceTile):
             dtype = torch.float64 if name == "t_prog_s" else torch.float32
             self.register_buffer(name, torch.zeros(4, out_size, in_size, dtype=dtype))
         self.register_buffer("programmed", torch.tensor(False))
+        self.register_buffer("programmings", torch.tensor(0))
         self.register_buffer("baseline", torch.tensor(1.0))
         self.seed = 0
 
@@ -167,7 +168,7 @@ class DeviceTile(TorchInferenceTile):
         """Move the clock to ``t_inference`` seconds after the first programming (programming now if there was none)."""
         if not self.programmed:
             self.program_weights()
-        seed = derive_seed(self.seed, "advance", float(t_inference))
+        seed = derive_seed(self.seed, "advance", int(self.programmings), float(t_inference))
         self._write(advance(self.state(), self.rpu_config.noise_model, now_s=float(t_inference), seed=seed))
         compensation = self.rpu_config.drift_compensation
         if compensation is not None:
@@ -178,7 +179,7 @@ class DeviceTile(TorchInferenceTile):
 
     def _program(self, g_target: Tensor, mask: Tensor | None, now_s: float) -> Tensor:
         model, zero_targets = self.rpu_config.noise_model, self.rpu_config.hardware.zero_targets
-        seed = derive_seed(self.seed, "program", float(now_s), int(self.programmed))
+        seed = derive_seed(self.seed, "program", int(self.programmings))
         if self.programmed:
             state, mask = reprogram(
                 self.state(), model, g_target, now_s=now_s, seed=seed, zero_targets=zero_targets, mask=mask
@@ -187,6 +188,7 @@ class DeviceTile(TorchInferenceTile):
             state = program(model, g_target, now_s=now_s, seed=seed, zero_targets=zero_targets)
             mask = torch.ones_like(g_target, dtype=torch.bool)
         self.programmed.fill_(True)
+        self.programmings.add_(1)
         self._write(state)
         if self.rpu_config.drift_compensation is not None:
             self.baseline.copy_(self.rpu_config.drift_compensation.readout(self.tile.weight))

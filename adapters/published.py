@@ -35,37 +35,14 @@ if TYPE_CHECKING:
 __all__ = ["fewshot_from_published", "is_published", "load_published"]
 
 MAX_BYTES = 64 * 2**20
-MAX_  # fmt: off
+MAX_OPCODES = 2_000
+MAX_ARRAYS = 32
+# fmt: off
 OPCODES = {
-    "PROTO",
-    "FRAME",
-    "STOP",
-    "MARK",
-    "MEMOIZE",
-    "BINGET",
-    "LONG_BINGET",
-    "STACK_GLOBAL",
-    "REDUCE",
-    "BUILD",
-    "NONE",
-    "NEWFALSE",
-    "NEWTRUE",
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "SHORT_BINUNICODE",
-    "SHORT_BINBYTES",
-    "BINBYTES",
-    "BYTEARRAY8",
-    "EMPTY_LIST",
-    "EMPTY_DICT",
-    "EMPTY_TUPLE",
-    "TUPLE",
-    "TUPLE1",
-    "TUPLE2",
-    "TUPLE3",
-    "APPENDS",
-    "SETITEMS",
+    "PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINGET", "LONG_BINGET", "STACK_GLOBAL", "REDUCE", "BUILD",
+    "NONE", "NEWFALSE", "NEWTRUE", "BININT", "BININT1", "BININT2",
+    "SHORT_BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "BYTEARRAY8",
+    "EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPENDS", "SETITEMS",
 }
 # fmt: on
 ZIP_MAGIC = b"PK\x03\x04"

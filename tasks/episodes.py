@@ -70,8 +70,13 @@ class EpisodeBatch:
 
     def to(self, device: torch.device | str) -> EpisodeBatch:
         """The same tasks on another device."""
-        tensors = (t.to(device) for t in (self.support, self.support_labels, self.query, self.query_labels))
-        return EpisodeBatch(*tensors, classes=self.classes)
+        return EpisodeBatch(
+            self.support.to(device),
+            self.support_labels.to(device),
+            self.query.to(device),
+            self.query_labels.to(device),
+            self.classes,
+        )
 
 
 def sample_episodes(

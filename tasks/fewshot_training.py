@@ -198,8 +198,11 @@ def _draw(
         if (synthetic == of).any()
     ]
     return EpisodeBatch(
-        *(torch.cat([getattr(p, name) for p in parts]) for name in ("support", "support_labels", "query", "query_labels")),
-        classes=np.concatenate([p.classes for p in parts]),
+        torch.cat([part.support for part in parts]),
+        torch.cat([part.support_labels for part in parts]),
+        torch.cat([part.query for part in parts]),
+        torch.cat([part.query_labels for part in parts]),
+        np.concatenate([part.classes for part in parts]),
     )
 
 

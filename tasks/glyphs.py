@@ -90,6 +90,7 @@ class _Style:
         vocabulary: stroke primitives, each a list of segments; usage: how often each is used, sums to 1.
         strokes: mean number of strokes beyond the first; chain: chance that a stroke goes on by another primitive.
         relations: probabilities of a new stroke's place: independent, at a start, at an end, along, a bridge.
+        detail: size of later strokes beside the first.
         repeat: chance that a stroke copies an earlier one of its character.
         kin: chance that a character grows from one of the alphabet's few roots (as Devanagari's hang from a bar).
         height: mean of a character's larger side, pixels.
@@ -100,6 +101,7 @@ class _Style:
     strokes: float
     chain: float
     relations: NDArray[np.float64]
+    detail: float
     repeat: float
     kin: float
     height: float
@@ -132,6 +134,7 @@ def _style(rng: np.random.Generator) -> _Style:
         strokes=float(rng.uniform(0.5, 2.2)),
         chain=float(rng.uniform(0.05, 0.6)),
         relations=rng.dirichlet([2.5, 1.5, 1.5, 4.0, 2.0]),
+        detail=float(rng.uniform(0.45, 1.05)),
         repeat=float(rng.uniform(0.0, 0.35)),
         kin=float(rng.uniform(0.0, 0.8)),
         height=float(rng.normal(69, 6)),
@@ -141,7 +144,9 @@ def _style(rng: np.random.Generator) -> _Style:
 def _primitive(rng: np.random.Generator, kind: str) -> list[Segment]:
     """One stroke primitive as segments (length, heading, turn): units of a character's height, rad."""
     pi = np.pi
-    heading = pi / 4 * rng.choice([0, 1, 2, 3, 4, 7], p=[0.34, 0.1, 0.34, 0.14, 0.03, 0.05]) + rng.normal(0, 0.1)
+    heading = float(rng.normal(0, 0.1)) + pi / 4 * int(
+        rng.choice([0, 1, 2, 3, 4, 7], p=[0.36, 0.08, 0.36, 0.13, 0.03, 0.04])
+    )
     side = float(rng.choice([-1.0, 1.0]))
     size = float(np.exp(rng.normal(-0.5, 0.3)))
     free = rng.uniform(0, 2 * pi)
@@ -162,7 +167,7 @@ def _primitive(rng: np.random.Generator, kind: str) -> list[Segment]:
             hook = [(size, heading, bow), (curl, heading, turn)]
             return hook if rng.random() < 0.6 else [(curl, heading - turn, turn), (size, heading, bow)]
         case "corner":
-            bend = side * (pi / 2 * rng.choice([1.0, 1.4]) + rng.normal(0, 0.15))
+            bend = side * float(pi / 2 * rng.choice([1.0, 1.4]) + rng.normal(0, 0.15))
             return [(size, heading, bow), (size * rng.uniform(0.4, 1.3), heading + bend, 0.0)]
         case "box":
             sides = int(rng.integers(3, 5))
@@ -182,7 +187,7 @@ def _primitive(rng: np.random.Generator, kind: str) -> list[Segment]:
                 arches += [(stem, up, 0.0), (width, up, turn)]
             return [*arches, (stem, arches[-1][1] + arches[-1][2], 0.0)]
         case "zigzag":
-            bend = side * rng.uniform(1.4, 2.6)
+            bend = side * float(rng.uniform(1.4, 2.6))
             return [(0.6 * size, heading + bend * (k % 2), 0.0) for k in range(3)]
         case "knot":
             turn = side * rng.uniform(3.6, 5.2)
@@ -207,9 +212,9 @@ def _compose(rng: np.random.Generator, style: _Style, n: int) -> Plan:
             root = int(rng.integers(roots))
             for part in (segments, stretch, parent, bridge, at_parent, at_self, at_bridge, offset, steps):
                 part[c] = part[root]
-            first, more = np.count_nonzero(steps[c]), max(rng.poisson(style.strokes), 1)
+            first, more = int(np.count_nonzero(steps[c])), max(int(rng.poisson(style.strokes)), 1)
         else:
-            first, more = 0, 1 + rng.poisson(style.strokes)
+            first, more = 0, 1 + int(rng.poisson(style.strokes))
         for j in range(first, min(first + more, STROKES)):
             relation = rng.choice(5, p=style.relations)
             other = int(rng.integers(j)) if j else 0
@@ -219,6 +224,7 @@ def _compose(rng: np.random.Generator, style: _Style, n: int) -> Plan:
             else:
                 chain = _chain(rng, style, bridge=relation == 4 and j > 0)
                 segments[c, j, : len(chain)] = chain
+                segments[c, j, :, 0] *= np.exp(rng.normal(0, 0.2)) * (style.detail if j else 1.0)
                 steps[c, j] = len(chain) * POINTS
             if j == 0:
                 continue
@@ -239,8 +245,12 @@ def _compose(rng: np.random.Generator, style: _Style, n: int) -> Plan:
                 at_self[c, j] = steps[c, j] * rng.choice([0.0, 0.5, 1.0], p=[0.6, 0.28, 0.12])
     length, heading, turn = np.moveaxis(segments, -1, 0)
     square = np.zeros(n, np.float32)
-    everything = (length, heading, turn, stretch, square, parent, at_parent, at_self, offset, bridge, at_bridge, steps)
-    return Plan(*(part[roots:] for part in everything))
+    plan = Plan(length, heading, turn, stretch, square, parent, at_parent, at_self, offset, bridge, at_bridge, steps)
+    return _take(plan, slice(roots, None))
+
+
+def _take(plan: Plan, rows: slice | NDArray[np.int64]) -> Plan:
+    return Plan(**{f.name: getattr(plan, f.name)[rows] for f in fields(Plan)})
 
 
 def _landmark(rng: np.random.Generator) -> float:
@@ -258,8 +268,8 @@ def _chain(rng: np.random.Generator, style: _Style, bridge: bool) -> list[Segmen
         turn_to = 0.0
         if chain and abs(primitive[0][2]) > 0.3 and rng.random() < 0.6:  # an arc goes on smoothly
             turn_to = chain[-1][1] + chain[-1][2] - primitive[0][1]
-        scale = float(np.exp(rng.normal(0, 0.2)))
-        chain += [(scale * length, heading + turn_to, turn) for length, heading, turn in primitive]
+        resized = float(np.exp(rng.normal(0, 0.2)))
+        chain += [(resized * length, heading + turn_to, turn) for length, heading, turn in primitive]
     return chain[:SEGMENTS]
 
 
@@ -291,13 +301,13 @@ def _choose(rng: np.random.Generator, style: _Style, n: int, tries: int = 6) -> 
     ink = rasterise(on_canvas.reshape(n * tries, STROKES, -1), np.full(n * tries, 5)).sum(axis=(1, 2), dtype=np.int64)
     path = np.abs(np.diff(on_canvas.reshape(n * tries, STROKES, -1), axis=2)).sum(axis=(1, 2))
     cost = (
-        6 * np.maximum(5 * path / ink - 1.2, 0)  # the pen goes over its own ink
+        8 * np.maximum(5 * path / ink - 1.15, 0)  # the pen goes over its own ink
         + np.maximum(550 - ink, 0) / 100
-        + np.maximum(ink - 1450, 0) / 100
+        + np.maximum(ink - 1400, 0) / 100
         + 3 * np.maximum(np.abs(np.log(width / height)) - 0.8, 0)
     ) + rng.uniform(0, 0.3, n * tries)
     best = cost.reshape(n, tries).argmin(axis=1) + tries * np.arange(n)
-    return Plan(**{f.name: getattr(plan, f.name)[best] for f in fields(Plan)}), scale[best], side[best]
+    return _take(plan, best), scale[best], side[best]
 
 
 def _copy(rng: np.random.Generator, plan: Plan, drawers: int) -> Plan:
@@ -310,7 +320,7 @@ def _copy(rng: np.random.Generator, plan: Plan, drawers: int) -> Plan:
         scale = (sigma * unsteady).reshape(-1, *[1] * (like.ndim - 1))
         return rng.standard_normal(shape, dtype=np.float32) * scale
 
-    grown = Plan(**{f.name: np.repeat(getattr(plan, f.name), drawers, axis=0) for f in fields(Plan)})
+    grown = _take(plan, np.repeat(np.arange(n), drawers))
     square = rng.normal(0.1, 0.25, drawers) + rng.normal(0, 0.15, (n, drawers))
     return replace(
         grown,

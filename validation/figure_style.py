@@ -83,7 +83,7 @@ def styled[**P](draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with style.context([STYLE], after_reset=True):  # type: ignore[list-item]
+        with style.context([STYLE], after_reset=True):
             return draw(*args, **kwargs)
 
     return drawn
@@ -123,7 +123,7 @@ def save(figure: Figure, path: str | Path, *, command: str = "") -> Path:
     about = {"Title": alt_text(figure), maker: _maker(), made_by: command or "unknown command"}
     about |= {"Subject": caption(figure)} if suffix == ".pdf" else {"Description": caption(figure)}
     undated = {} if suffix == ".png" else {"Date" if suffix == ".svg" else "CreationDate": None}
-    with atomic_writer(path) as file, style.context([STYLE], after_reset=True):  # type: ignore[list-item]
+    with atomic_writer(path) as file, style.context([STYLE], after_reset=True):
         figure.savefig(file, format=suffix[1:], metadata=about | undated)
     return path
 
@@ -135,8 +135,9 @@ def png(figure: Figure, *, dpi: int = 180) -> bytes:
     text.set_in_layout(False)
     file = io.BytesIO()
     try:
-        with style.context([STYLE], after_reset=True):  # type: ignore[list-item]
-            figure.savefig(file, format="png", dpi=dpi, metadata={"Software": _maker()})
+        with style.context([STYLE], after_reset=True):
+            crop = {"bbox_inches": "tight", "pad_inches": 0.06}
+            figure.savefig(file, format="png", dpi=dpi, metadata={"Software": _maker()}, **crop)
     finally:
         text.set_visible(True)
         text.set_in_layout(True)
@@ -149,7 +150,8 @@ def _maker() -> str:
 
 def percent(mean: float, half: float | None = None, *, short: bool = False) -> str:
     """``"97.9 ± 0.3 %"`` of a share in 0..1 and its half-width (``short``: without the sign)."""
-    text = f"{100 * mean:.1f}" + ("" if half is None else f" ± {100 * half:.1f}")
+    digits = 2 if half is not None and 0 < half < 0.001 else 1
+    text = f"{100 * mean:.{digits}f}" + ("" if half is None else f" ± {100 * half:.{digits}f}")
     return text if short else text + " %"
 
 
@@ -170,11 +172,10 @@ def log_error_axis(axes: Axes, worst: float, best: float) -> Callable[[ArrayLike
     axes.set_yscale("function", functions=(forward, inverse))
     low, high = forward([worst, best])
     nice = [0, 20, 40, 60, 70, 80, 90, 95, 98, 99, 99.5, 99.8, 99.9, 99.95, 99.98, 99.99]
-    ticks, last = [], -np.inf
+    ticks: list[float] = []
     for tick in (t for t in nice if worst <= t <= best):
-        if forward(tick) - last > 0.055 * (high - low):
+        if not ticks or forward(tick) - forward(ticks[-1]) > 0.055 * (high - low):
             ticks.append(tick)
-            last = forward(tick)
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -72,14 +72,17 @@ def accuracy_over_updates(evaluation: Evaluation, *, setting: str) -> Figure:
     software, hardware = evaluation.software, evaluation.hardware
     lines = {"software": (SERIES[0], [interval(software[:, k]) for k in range(software.shape[1])])}
     if hardware is not None:
-        lines["hardware"] = (SERIES[1], [crossed_interval(hardware[:, :, k]) for k in range(hardware.shape[2])])
+        lines["hardware"] = (
+            SERIES[1],
+            [crossed_interval(hardware[:, :, k]) for k in range(hardware.shape[2])],
+        )
     baselines = {name: interval(values) for name, values in evaluation.baselines.items()}
     queries = software.shape[0] * evaluation.batch.query_labels.shape[1]
 
     figure = Figure(figsize=(WIDTH, 3.6))
     axes: Sequence[Axes] = figure.subplots(1, 2, width_ratios=[0.85, 1], gridspec_kw={"wspace": 0.06})
     for ax in axes:
-        if hardware is not None:
+        if hardware is not None and len(hardware) > 1:
             for chip in hardware.mean(axis=1):
                 ax.plot(100 * chip, color=HARDWARE, lw=0.6, alpha=0.45, label="_chip")
         for name, ((colour, dashes, marker), points) in lines.items():
@@ -87,10 +90,9 @@ def accuracy_over_updates(evaluation: Evaluation, *, setting: str) -> Figure:
             half = 100 * np.array([p["ci95"] or 0.0 for p in points])
             updates = np.arange(len(mean))
             ax.fill_between(updates, mean - half, mean + half, color=colour, alpha=0.22, lw=0)
-            ax.plot(updates, mean, color=colour, ls=dashes, marker=marker, label=name)
-        ax.set_xlabel("updates of the read-out")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.margins(x=0.04)
+            ax.plot(updates, mean, color=colour, ls=dashes, marker=marker, label=name, clip_on=False, zorder=3)
+        ax.set(xlabel="updates of the read-out", xlim=(-0.05 * (updates[-1] + 1), 1.04 * updates[-1] + 0.05))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes[0].set(ylim=(0, 101), ylabel="accuracy on queries (%)")
     axes[0].legend(loc="lower right")
 
@@ -105,11 +107,13 @@ def accuracy_over_updates(evaluation: Evaluation, *, setting: str) -> Figure:
 
     chips = 0 if hardware is None else len(hardware)
     text = (
-        f"Accuracy on query images after each update; {len(software)} tasks"
-        + (f" on each of {chips} chips (thin lines: each chip's mean)" if chips else "")
+        f"Accuracy on query images after each update; {_count(len(software), 'task')}"
+        + ("", " on one chip", f" on each of {chips} chips (thin lines: each chip's mean)")[min(chips, 2)]
         + f"; {setting}. Bands and ±: 95 % intervals of the mean"
         + (", chips and tasks both random" if chips > 1 else "")
-        + ". Ticks at the right edge: baselines on the same tasks. Right panel: equal distances are equal ratios of error."
+        + (". Ticks at the right edge: baselines on the same tasks" if baselines else "")
+        + ". Right panel: equal distances are equal ratios of error"
+        + (" (no error: on the upper edge)." if any(f["mean"] == 1 for f in finals.values()) else ".")
     )
     ends = "; ".join(
         f"{name} from {percent(points[0]['mean'])} to {percent(points[-1]['mean'], points[-1]['ci95'])}"
@@ -119,8 +123,13 @@ def accuracy_over_updates(evaluation: Evaluation, *, setting: str) -> Figure:
     return finish(
         figure,
         text,
-        f"Line chart of accuracy over {software.shape[1] - 1} updates: {ends}" + (f". Baselines: {others}" if others else ""),
+        f"Line chart of accuracy over {_count(software.shape[1] - 1, 'update')}: {ends}"
+        + (f". Baselines: {others}" if others else ""),
     )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def _named(name: str) -> str:
@@ -130,24 +139,30 @@ def _named(name: str) -> str:
 def _label_right(axes: Axes, finals: Mapping[str, dict[str, Any]], height: Any) -> None:
     """Name each final accuracy at the right edge; baselines get a tick there."""
     colours = {"software": SOFTWARE, "hardware": HARDWARE}
-    edge = axes.get_yaxis_transform()
+    outside: dict[str, Any] = {"clip_on": False, "label": "_edge"}
     wanted = np.clip(height([100 * f["mean"] for f in finals.values()]), 0, 1)
     for (name, final), here, place in zip(finals.items(), wanted, spread(wanted, 0.068, 0.0, 1.0), strict=True):
         colour = colours.get(name, MUTED)
         mean = 100 * final["mean"]
         if name not in colours:
-            axes.plot([0.985, 1.03], [mean, mean], transform=edge, color=MUTED, lw=1.8, clip_on=False, label=f"_{name}")
-        axes.annotate(
+            axes.plot(
+                [0.985, 1.03],
+                [mean] * 2,
+                transform=axes.get_yaxis_transform(),
+                color=MUTED,
+                lw=1.8,
+                **outside,
+            )
+        axes.plot([1.04, 1.1], [here, place], transform=axes.transAxes, color=colour, lw=0.7, **outside)
+        axes.text(
+            1.12,
+            place,
             f"{_named(name)}  {percent(final['mean'], final['ci95'], short=True)}",
-            xy=(1.035, here),
-            xytext=(1.11, place),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
+            transform=axes.transAxes,
             va="center",
             color=colour,
             fontsize=8,
             fontweight="bold" if name in colours else "normal",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 1, "shrinkB": 0},
         )
 
 
@@ -164,7 +179,7 @@ def support_and_queries(evaluation: Evaluation, task: int = 0, *, setting: str, 
     if not 0 <= task < len(batch):
         raise ConfigError(f"task {task}: the first batch holds tasks 0 to {len(batch) - 1}")
     outcome = evaluation.hardware_outcome or evaluation.software_outcome
-    where = "software" if evaluation.hardware_outcome is None else "the first chip"
+    where = "in software" if evaluation.hardware_outcome is None else "on the first chip"
     answers = outcome.logits[-1, task].argmax(-1).cpu().numpy()
     labels = batch.query_labels[task].cpu().numpy()
     shown = batch.support_labels[task].cpu().numpy()
@@ -188,47 +203,48 @@ def support_and_queries(evaluation: Evaluation, task: int = 0, *, setting: str, 
         for i, q in enumerate(np.flatnonzero(labels == c)[:most]):
             x = left + shots * across + gap + i * across
             canvas[top : top + side, x : x + side] = query[q]
-            right = bool(answers[q] == c)
+            is_right = bool(answers[q] == c)
             ax.add_patch(
                 Rectangle(
                     (x - 1, top - 1),
                     side + 1,
                     side + 1,
                     fill=False,
-                    ec=SOFTWARE if right else HARDWARE,
-                    lw=0.7 if right else 2.2,
-                    ls="-" if right else (0, (2.5, 1)),
-                    gid="right" if right else "wrong",
+                    ec=SOFTWARE if is_right else HARDWARE,
+                    lw=0.7 if is_right else 2.2,
+                    ls="-" if is_right else (0, (2.5, 1)),
+                    gid="right" if is_right else "wrong",
                 )
             )
             ax.text(
                 x + side / 2,
                 top + side + 6.5,
-                "✓" if right else f"✗ {_class_name(int(answers[q]), n_way)}",
+                "✓" if is_right else f"✗ {_class_name(int(answers[q]), n_way)}",
                 ha="center",
                 va="center",
-                color=SOFTWARE if right else HARDWARE,
-                fontsize=7 if right else 8.5,
-                fontweight="normal" if right else "bold",
+                color=SOFTWARE if is_right else HARDWARE,
+                fontsize=7 if is_right else 8.5,
+                fontweight="normal" if is_right else "bold",
             )
     for s in range(stacks):
         left = s * (stack + 2 * gap)
         ax.text(left, -7, "support (learned from)" if shots > 2 else "support", fontsize=8, va="bottom")
         ax.text(left + shots * across + gap, -7, "queries, as answered", fontsize=8, va="bottom")
-    ax.imshow(canvas, cmap="gray", vmin=0, vmax=1, extent=(-0.5, width - 0.5, tall - 0.5, -0.5), interpolation="nearest")
+    ax.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set(xlim=(-16, width), ylim=(tall, -9))
     ax.axis("off")
 
     right = int((answers == labels).sum())
     twin = int((evaluation.software_outcome.logits[-1, task].argmax(-1).cpu().numpy() == labels).sum())
     beside = "" if evaluation.hardware_outcome is None else f" (software: {twin})"
-    score = f"{right} of {len(labels)} queries right on {where}{beside}"
+    score = f"{right} of {len(labels)} queries right {where}{beside}"
     updates = len(outcome.logits) - 1
     return finish(
         figure,
-        f"Task {task} of the stream of seed {evaluation.seed} after {updates} updates: {score}; {setting}. Rows are "
-        f"classes A to {_class_name(n_way - 1, n_way)}. Thin frame and ✓: right; heavy dashed frame and ✗: wrong, with the "
-        "class it was taken for." + (f" At most {most} images of a class are drawn." if len(labels) > n_way * most else ""),
+        f"Task {task} of the stream of seed {evaluation.seed} after {_count(updates, 'update')}: {score}; {setting}. "
+        f"Rows are classes {_class_name(0, n_way)} to {_class_name(n_way - 1, n_way)}. Thin frame and ✓: right; heavy "
+        "dashed frame and ✗: wrong, with the class it was taken for."
+        + (f" At most {most} images of a class are drawn." if max(len(labels), len(shown)) > n_way * most else ""),
         f"The images of one {n_way}-way task and the answers to its queries: {score}",
     )
 
@@ -273,26 +289,35 @@ def weight_histograms(weights: ArrayLike, decoded: ArrayLike | None = None, *, s
         for i, ((name, all_w), (colour, dashes, _)) in enumerate(zip(named.items(), SERIES, strict=False)):
             w = np.sort(np.minimum(all_w[k].ravel() / largest, 1.0))
             share = 100 * np.histogram(w, edges)[0] / len(w)
-            ax.bar(edges[:-1] + 0.015 + (i + 0.5) * wide, share, 0.94 * wide, color=colour, alpha=0.75, label=name)
+            ax.bar(
+                edges[:-1] + 0.015 + (i + 0.5) * wide,
+                share,
+                0.94 * wide,
+                color=colour,
+                alpha=0.75,
+                label=name,
+            )
             at = np.linspace(0, 1, 201)
             rank = 100 * np.searchsorted(w, at, side="right") / len(w)
-            ax.plot(at, rank, color="black" if len(named) == 1 else colour, ls=dashes, lw=1.2, label=f"{name}, cumulative")
+            ink = "black" if len(named) == 1 else colour
+            ax.plot(at, rank, color=ink, ls=dashes, lw=1.2, label=f"{name}, cumulative")
         ax.set_title("before" if k == 0 else f"after update {k}", fontweight="normal", loc="center")
         ax.set(xlim=(0, 1.02), ylim=(0, 103))
         ax.set_xticks(edges, ["0", ".2", ".4", ".6", ".8", "1"])
         ax.grid(axis="x", visible=False)
     for ax in grid[:, 0]:
         ax.set_ylabel("share of weights (%)")
-    for ax in grid[-1]:
+    for ax in grid.flat[max(0, panels - columns) : panels]:
         ax.set_xlabel("|w| / largest |w|")
+        ax.tick_params(labelbottom=True)
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=4)
     n = first[0].size
     return finish(
         figure,
-        f"Read-out weights in five equal bins of |w| (bars) and their cumulative distribution (line), before and after each "
-        f"update; n = {n:,} weights a panel ({first.shape[1]} tasks x {first.shape[2]} x {first.shape[3]}); largest |w| "
-        f"{largest:.3g}" + (f"; {setting}." if setting else "."),
+        "Read-out weights in five equal bins of |w| (bars) and their cumulative distribution (line), before and after "
+        f"each update; n = {n:,} weights a panel ({_count(first.shape[1], 'task')} x {first.shape[2]} classes x "
+        f"{first.shape[3]} channels); largest |w| {largest:.3g}" + (f"; {setting}." if setting else "."),
         f"{panels} histograms of |w|. Share in the lowest of five bins: "
         + ", ".join(f"{100 * np.mean(w / largest < 0.2):.0f} %" for w in first)
         + " before and after each update",
@@ -316,7 +341,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
             raise ConfigError(f"run {label!r} has no history: not one step was recorded")
     figure = Figure(figsize=(WIDTH, 3.5))
     axes: Sequence[Axes] = figure.subplots(1, 2, gridspec_kw={"wspace": 0.06})
-    lowest, highest, ends, windows = 100.0, 0.0, [], []
+    lowest, highest, ends, windows, held_out = 100.0, 0.0, [], [], False
     for i, (label, run) in enumerate(runs.items()):
         colour, dashes, marker = SERIES[i % len(SERIES)]
         history, validation = run["history"], run.get("validation") or []
@@ -324,14 +349,16 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
         loss = np.array([h["loss"] for h in history])
         accuracy = 100 * np.array([h["accuracy"] for h in history])
         window = max(1, len(steps) // 40)
-        windows.append(f"{window} records")
+        windows.append(f"{window} of them")
         for ax, values in zip(axes, (loss, accuracy), strict=True):
             if window > 1:
                 ax.plot(steps, values, color=colour, lw=0.5, alpha=0.4, label="_raw")
-            ax.plot(steps, _running_mean(values, window), color=colour, ls=dashes, label=label)
+            alone = marker if len(steps) == 1 else ""
+            ax.plot(steps, _running_mean(values, window), color=colour, ls=dashes, marker=alone, label=label)
         lowest, highest = min(lowest, accuracy.min()), max(highest, accuracy.max())
         end = f"{label}: loss {loss[-window:].mean():.3g}, training accuracy {accuracy[-window:].mean():.1f} %"
         if validation:
+            held_out = True
             held = 100 * np.array([v["accuracy"] for v in validation])
             half = 100 * np.array([v["ci95"] or 0.0 for v in validation])
             axes[1].errorbar(
@@ -363,10 +390,10 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
         ax.legend(loc="upper right" if ax is axes[0] else "lower right")
     return finish(
         figure,
-        "Meta-training. Thin: mean of every ten steps; heavy: running mean of "
-        + " and ".join(dict.fromkeys(windows))
-        + ". Points: accuracy on alphabets held out, with 95 % intervals over tasks. The right axis is spaced by the "
-        "logarithm of the error." + (f" {setting}." if setting else ""),
+        "Loss and accuracy on the queries of the training tasks. Thin: means over some steps, as recorded; heavy: "
+        f"running mean of {' and '.join(dict.fromkeys(windows))}"
+        + (". Points: accuracy on alphabets held out, with 95 % intervals over tasks" if held_out else "")
+        + (f". {setting}." if setting else "."),
         "Two line charts over meta-training, loss and accuracy. At the end: " + "; ".join(ends),
     )
 
@@ -388,7 +415,7 @@ def character_sheet(sets: Mapping[str, CharacterSet], rows: int = 8, columns: in
         raise ConfigError(f"a sheet needs a set, a row and a column, got {len(sets)}, {rows} and {columns}")
     cell = 31
     ratio = rows / (columns * len(sets))
-    figure = Figure(figsize=(WIDTH, 0.68 + 0.985 * WIDTH * ratio))
+    figure = Figure(figsize=(WIDTH, 0.62 + 0.965 * WIDTH * ratio))
     grid: NDArray[Any] = figure.subplots(1, len(sets), squeeze=False)
     for ax, (label, characters) in zip(grid[0], sets.items(), strict=True):
         canvas: Images = np.ones((rows * cell, columns * cell), dtype=np.float32)
@@ -407,7 +434,7 @@ def character_sheet(sets: Mapping[str, CharacterSet], rows: int = 8, columns: in
     about = "; ".join(f"{label}: {len(s)} characters of {len(s.alphabet_names)} alphabets" for label, s in sets.items())
     return finish(
         figure,
-        f"Characters (rows) by their drawings (columns), 28 x 28 pixels as the network sees them. {about}. Rows drawn at "
-        f"random, seed {seed}.",
+        f"Characters (rows) by their drawings (columns), 28 x 28 pixels as the network sees them. {about}. Rows "
+        f"drawn at random, seed {seed}.",
         f"Sheets of {rows} characters with {columns} drawings each: {', '.join(sets)}",
     )

@@ -71,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _close_stdout()
         return 1
     except (_Interrupted, KeyboardInterrupt) as interrupt:
-        return _fail(
-            str(interrupt) or "interrupted: what was finished is kept, nothing is half-written", 130, "stopped"
-        )
+        return _fail(str(interrupt) or "what was finished is kept, nothing is half-written", 130, "interrupted")
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except Exception as error:

@@ -1,8 +1,8 @@
 """Does each toolchain work on this machine? One real operation in each, in a process of its own.
 
-Importing proves nothing: aihwkit imports beside a torch that its C++ tiles cannot use. So every check runs the operation
-and compares the result with a closed form; and a crash, a missing symbol or chatter on standard output costs only the line
-of the toolchain that did it. ``diagnose`` turns versions and an error text into a cure.
+Importing proves nothing: aihwkit imports beside a torch that its C++ tiles cannot use. So every check runs the
+operation and compares the result with a closed form; and a crash, a missing symbol or chatter on standard output
+costs only the line of the toolchain that did it. ``diagnose`` turns versions and an error text into a cure.
 """
 
 from __future__ import annotations

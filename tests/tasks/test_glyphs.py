@@ -95,7 +95,9 @@ def test_splits_are_disjoint(test_glyphs: CharacterSet) -> None:
     assert sum(map(len, numbers)) == len(set.union(*numbers))
     assert GLYPH_SPLITS["train"].stop > max(GLYPH_SPLITS["test"].stop, GLYPH_SPLITS["validation"].stop)
     assert len(test_glyphs.alphabet_names) == len(GLYPH_SPLITS["test"])
-    assert torch.equal(glyph_split("test", count=2).images, test_glyphs.images[: glyph_split("test", count=2).counts.sum()])
+    assert torch.equal(
+        glyph_split("test", count=2).images, test_glyphs.images[: glyph_split("test", count=2).counts.sum()]
+    )
 
 
 def test_no_drawing_is_empty_or_full(test_glyphs: CharacterSet) -> None:

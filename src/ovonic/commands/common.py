@@ -51,11 +51,6 @@ def command_line() -> str:
     return shlex.join(["ovonic", *sys.argv[1:]])
 
 
-def command_line() -> str:
-    """The command as it was typed, for the provenance of results and weights."""
-    return shlex.join(["ovonic", *sys.argv[1:]])
-
-
 def parse_device(name: str) -> torch.device:
     """The torch device of ``--device``.
 
@@ -93,8 +88,8 @@ def write_json(
 ) -> None:
     """Write the result of a command as one JSON object, in one piece; nothing without a ``path``.
 
-    The object is ``{"schema": "ovonic/<command>/1", "versions": .., "config": .., **result}``. NumPy and torch numbers and
-    arrays, dataclasses and paths become JSON's own; a number that is not finite becomes null.
+    The object is ``{"schema": "ovonic/<command>/1", "versions": .., "config": .., **result}``. NumPy and torch numbers
+    and arrays, dataclasses and paths become JSON's own; a number that is not finite becomes null.
 
     Args:
         path: the file, or ``-`` for standard output.

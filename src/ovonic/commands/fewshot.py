@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from ovonic.commands.common import (
     write_json,
 )
 from ovonic.models.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ovonic.models.fewshot_cnn import FewshotCNN
 
 app = typer.Typer(no_args_is_help=True, help="Few-shot classification of characters by MAML, in software and on PCM.")
 
@@ -341,7 +344,7 @@ def adapt(
     write_json(json, "fewshot-adapt", {"predictions": predictions}, config, used)
 
 
-def _load(weights: str) -> tuple:  # type: ignore[type-arg]
+def _load(weights: str) -> tuple[FewshotCNN, dict[str, Any]]:
     from ovonic.adapters.weights import resolve_fewshot
 
     return resolve_fewshot(weights)
@@ -357,7 +360,7 @@ def _check_hardware(hardware: str) -> None:
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a question answered after the step; a second one stops at once."""
-    pressed = []
+    pressed: list[int] = []
 
     def note(signum: int, frame: object) -> None:
         if pressed:
@@ -371,12 +374,12 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _percent(summary: dict[str, float | None]) -> str:
+def _percent(summary: Mapping[str, Any]) -> str:
     half = "" if summary["ci95"] is None else f" +- {100 * summary['ci95']:.2f}"
     return f"{100 * (summary['mean'] or 0):.2f}{half} %"
 
 
-def _print_report(report: dict, config: dict) -> None:  # type: ignore[type-arg]
+def _print_report(report: dict[str, Any], config: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
