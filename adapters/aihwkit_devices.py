@@ -19,12 +19,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import index
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ovonic.models.errors import ConfigError, nearest
+from ovonic.models.errors import ConfigError, ToolchainError, nearest
 
 __all__ = [
     "NOISE_MODELS",
@@ -35,6 +37,7 @@ __all__ = [
     "NoiseModel",
     "advance",
     "derive_seed",
+    "load_tiles",
     "program",
     "reprogram",
     "to_conductances",
@@ -66,7 +69,7 @@ class Hardware:
             g_max 10.35 uS: each of the four devices is drawn by itself, so the two-device fit would average twice),
             ``"none"`` (ideal devices behind real converters), or an aihwkit noise model object.
         split: how a weight fills the two devices of its polarity: ``"equal"`` (both alike: both stand on one bitline
-            and are read as one current), or ``"fill"`` (the first to g_max, then the second: smaller programming error).
+            and are read as one current), or ``"fill"`` (the first to g_max, then the second).
         zero_targets: what a device with target 0 holds. ``"noisy"``: the noise model's draw, clamped at 0 uS, as
             aihwkit has it: pulls every weight towards zero by about 0.2 uS of its 50 uS scale (pcm, two idle devices of
             0.10 uS each). ``"reset"``: exactly 0 uS, the published convention: amorphous and left alone. The model of
@@ -81,7 +84,7 @@ class Hardware:
             and w_noise are of aihwkit's StandardHWATrainingPreset (Rasch et al. 2023, Nature Communications 14:5282).
             All ranges are fixed: no noise management and no bound management (aihwkit's defaults rescale each input
             vector by its maximum and repeat the product until nothing saturates: kinder than an 8-bit chip).
-        out_noise: noise of the ADC's input, standard deviation, in units of ``adc_range``.
+        out_noise: standard deviation of the noise at the ADC, in the unit of ``adc_range``.
         w_noise: read noise of each product (PCM_READ): sigma^2 = w_noise^2 sum_j |w_ij| x_j^2.
         drift_compensation: one digital factor a tile, sum |w| at programming over sum |w| now, exactly measured
             (aihwkit's GlobalDriftCompensation); off, because the norm measures the scale anew anyway.
@@ -109,7 +112,11 @@ class Hardware:
     readout_adc_range: float = 5.0
 
     def __post_init__(self) -> None:
-        choices = {"split": SPLITS, "zero_targets": ("noisy", "reset"), "scale": ("column", "tile")}
+        choices: dict[str, tuple[str, ...]] = {
+            "split": SPLITS,
+            "zero_targets": ("noisy", "reset"),
+            "scale": ("column", "tile"),
+        }
         if isinstance(self.noise_model, str):
             choices["noise_model"] = NOISE_MODELS
         for name, allowed in choices.items():
@@ -180,7 +187,7 @@ class Converters:
         return w.abs().mul_(self.w_noise**2) if self.w_noise else None
 
     def product(self, x: Tensor, w: Tensor, generator: torch.Generator) -> Tensor:
-        """One read: x [..., S, in] and w [..., out, in] in -1..1 of full scale -> [..., S, out], times w_max missing."""
+        """One read: x [..., S, in] and w [..., out, in] in units of full scale -> [..., S, out] in those units."""
         u = self.dac(x)
         y = u @ w.transpose(-1, -2)
         load = self.load(w)
@@ -202,8 +209,8 @@ def _normal_like(y: Tensor, generator: torch.Generator) -> Tensor:
 class DeviceState(NamedTuple):
     """The devices of an array, each [..., 4, out, in].
 
-    ``g_target``, ``g_prog`` and ``g_read`` (as they read now) in uS; ``nu`` drift exponents; ``t_prog_s`` the clock when
-    each was programmed, s, float64.
+    ``g_target``, ``g_prog`` and ``g_read`` (as they read now) in uS; ``nu`` drift exponents; ``t_prog_s`` the clock
+    when each was programmed, s, float64.
     """
 
     g_target: Tensor
@@ -293,15 +300,14 @@ def advance(state: DeviceState, model: NoiseModel, *, now_s: float, seed: int) -
             g_read = torch.empty_like(state.g_prog)
             for age in torch.unique(ages):
                 where = ages == age
-                g_read[where] = model.apply_drift_noise_to_conductance(
-                    state.g_prog[where], state.nu[where], float(age)
-                )
+                g_read[where] = model.apply_drift_noise_to_conductance(state.g_prog[where], state.nu[where], float(age))
     return state._replace(g_read=g_read)
 
 
 def derive_seed(*path: int | float | str) -> int:
     """A seed of its own for each path of labels: 63 bits of a hash, the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(repr(path).encode(), digest_size=8).digest()) >> 1
+    labels = [str(x) if isinstance(x, str) else float(x) if isinstance(x, float) else index(x) for x in path]
+    return int.from_bytes(hashlib.blake2b(repr(labels).encode(), digest_size=8).digest()) >> 1
 
 
 @contextmanager
@@ -309,3 +315,20 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def load_tiles() -> ModuleType:
+    """Import ``aihwkit_tiles``, the one module that needs aihwkit.
+
+    Raises: ToolchainError: aihwkit is missing, or does not load with this torch.
+    """
+    try:
+        from ovonic.adapters import aihwkit_tiles
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "aihwkit":
+            raise ToolchainError("aihwkit is not installed: pip install 'ovonic[aihwkit]'") from error
+        raise ToolchainError(
+            f"aihwkit does not load with torch {torch.__version__} ({error}): its compiled tiles are bound to torch's "
+            "ABI; install a pair that was run: pip install 'aihwkit==1.2.0' 'torch>=2.13,<2.16'"
+        ) from error
+    return aihwkit_tiles

@@ -43,6 +43,7 @@ from ovonic.adapters.aihwkit_devices import (
     to_conductances,
     to_weights,
 )
+from ovonic.models.errors import ConfigError
 
 __all__ = ["DeviceConv2d", "DeviceRPUConfig", "DeviceTile", "FixedScaleConverter", "make_noise_model", "rpu_config"]
 
@@ -62,9 +63,17 @@ class FixedScaleConverter(BaseConductanceConverter):
 
 
 def make_noise_model(hardware: Hardware) -> Any:
-    """The aihwkit noise model object that ``hardware`` names, on a converter of fixed scale."""
+    """The aihwkit noise model object that ``hardware`` names, on a converter of fixed scale.
+
+    Raises: ConfigError: an object that has lost its prog_coeff_g_max_reference.
+    """
     if not isinstance(hardware.noise_model, str):
         model: Any = deepcopy(hardware.noise_model)
+        if hasattr(model, "prog_coeff") and not hasattr(model, "prog_coeff_g_max_reference"):
+            raise ConfigError(
+                f"noise model {type(model).__name__}: aihwkit 1.2.0 drops prog_coeff_g_max_reference where prog_coeff "
+                "is given too; set the attribute on the object after making it"
+            )
         model.g_converter = FixedScaleConverter(model.g_max, hardware.split)
         return model
     if hardware.noise_model == "hermes":
@@ -146,10 +155,8 @@ class DeviceTile(TorchInferenceTile):
         """
         if noise_model is not None:
             self.rpu_config.noise_model = noise_model
-        if from_reference and self.programmed:
-            g_target = self.g_target
-        else:
-            g_target = self._targets(self.tile.get_weights())
+        keep = from_reference and bool(self.programmed)
+        g_target = self.g_target if keep else self._targets(self.tile.get_weights())
         self._program(g_target, torch.ones_like(g_target, dtype=torch.bool) if mask is None else mask, now_s)
 
     @torch.no_grad()
@@ -272,9 +279,7 @@ class DeviceConv2d(AnalogConv2d):
 
 
 def program_convolution(conv: nn.Conv2d, hardware: Hardware, converters: Converters, seed: int) -> DeviceConv2d:
-    """Programs a convolution's kernel into tiles; tile i's devices are drawn from (seed, i)."""
-    if conv.bias is not None:
-        raise ValueError("a convolution with a bias")
+    """Program a convolution's kernel into tiles; tile i's devices are drawn from (seed, i)."""
     analog = DeviceConv2d.from_digital(conv, rpu_config(hardware, converters)).eval()
     for i, tile in enumerate(analog.analog_tiles()):
         tile.reseed(derive_seed(seed, i))

@@ -48,7 +48,8 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Te
     wanted = json.loads(json.dumps(config))
     if description.get("format") != FORMAT or saved != wanted:
         raise ConfigError(
-            f"{path}: a checkpoint of another run ({_differences(saved, wanted)}); give the same options, or another folder"
+            f"{path}: a checkpoint of another run ({_differences(saved, wanted)}); "
+            "give the same options, or another folder"
         )
     return tensors, progress
 

@@ -132,13 +132,9 @@ def _blaming(file: TreeFile, formats: tuple[str, ...]) -> Iterator[None]:
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        raise DataError(
-            f"{file.origin}: is not a {' or '.join(formats)} image; convert or replace it"
-        ) from error
+        raise DataError(f"{file.origin}: is not a {' or '.join(formats)} image; convert or replace it") from error
     except Exception as error:
-        raise DataError(
-            f"{file.origin}: does not decode ({error or type(error).__name__}); replace it"
-        ) from error
+        raise DataError(f"{file.origin}: does not decode ({error or type(error).__name__}); replace it") from error
 
 
 def _load(file: TreeFile, formats: tuple[str, ...]) -> Image.Image:

@@ -77,6 +77,8 @@ def load_published(path: str | Path) -> dict[str, NDArray[Any]]:
             raise _Refused(f"larger than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
         arrays = _read_npz(data) if data[:4] == ZIP_MAGIC else _read_pickle(data)
+        if len(arrays) > MAX_ARRAYS or sum(array.nbytes for array in arrays.values()) > MAX_BYTES:
+            raise _Refused(f"more than {MAX_ARRAYS} arrays or {MAX_BYTES >> 20} MiB of them")
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise _Refused(f"{name!r} holds NaN or infinity")
@@ -85,7 +87,7 @@ def load_published(path: str | Path) -> dict[str, NDArray[Any]]:
     except Exception as error:  # a hostile file may raise anything inside zipfile, numpy or pickle
         reason = error if isinstance(error, _Refused) else f"damaged ({error})"
         raise WeightsError(f"{path}: not a published checkpoint: {reason}") from error
-    return arrays
+    return {name: array.copy() for name, array in arrays.items()}
 
 
 def fewshot_from_published(path: str | Path) -> FewshotCNN:
@@ -122,13 +124,14 @@ def fewshot_from_published(path: str | Path) -> FewshotCNN:
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
+    """A view of ``data``: a file that names the same bytes many times costs their memory once."""
     if not isinstance(data, bytes | bytearray) or dtype not in ("<f4", "<f8"):
         raise _Refused("an array that is not of little-endian float32 or float64")
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
         raise _Refused("an array without a shape")
     if math.prod(shape) * int(dtype[-1]) != len(data):
         raise _Refused(f"an array of shape {shape} with {len(data)} bytes")
-    return np.frombuffer(bytes(data), dtype).reshape(shape, order="F" if order == "F" else "C").copy()
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
 def _read_npz(data: bytes) -> dict[str, NDArray[Any]]:

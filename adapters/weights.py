@@ -37,6 +37,7 @@ __all__ = [
     "fewshot_from",
     "fewshot_tensors",
     "load_weights",
+    "readout_w_max",
     "resolve_fewshot",
     "save_fewshot",
     "save_weights",
@@ -171,6 +172,14 @@ def resolve_fewshot(source: str | Path) -> tuple[FewshotCNN, dict[str, Any]]:
         return fewshot_from_published(path), provenance | origin
     weights = load_weights(path)
     return fewshot_from(weights), provenance | weights.training
+
+
+def readout_w_max(provenance: Mapping[str, Any]) -> float:
+    """Full scale of a read-out's array that the weights ask for: measured when they were trained; 1 where not said."""
+    value = provenance.get("readout_w_max", 1.0)
+    if not isinstance(value, float | int) or not 0 < value < math.inf:
+        raise WeightsError(f"readout_w_max {value!r}: a positive number is needed")
+    return float(value)
 
 
 def _locate(source: str | Path) -> Path:

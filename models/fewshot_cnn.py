@@ -81,9 +81,9 @@ class FewshotCNN(nn.Module):
         self.readout = nn.Linear(config.channels, config.n_way, bias=False)
         self.inner_lr = nn.Parameter(torch.full((config.updates,), config.inner_lr), requires_grad=False)
         with torch.no_grad():
-            for conv in self.convs:
-                fan_in = conv.weight[0].numel()
-                conv.weight.normal_(0.0, fan_in**-0.5, generator=generator)
+            for kernel in self.conv_weights():
+                fan_in = kernel[0].numel()
+                kernel.normal_(0.0, fan_in**-0.5, generator=generator)
             self.readout.weight.zero_()
 
     def conv_weights(self) -> list[Tensor]:

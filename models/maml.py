@@ -4,9 +4,12 @@
     outer:  minimise the mean cross-entropy of the query sets under W_K, second order, over kernels, W_0 and (if asked)
             the rates eta
 
-The convolutions do not adapt, so a task's features are computed once. Adapting the head alone is what Raghu et al. 2020
-(ICLR, "Rapid learning or feature reuse?") call ANIL; MAML proper (Finn et al. 2017, ICML) adapts the whole network:
-``whole_network_loss``. The cross-entropy gradient of a linear read-out is known, dL/dW = (softmax(f W') - onehot)' f / S,
+The convolutions do not adapt, so a task's features are computed once. Adapting the head alone is what Raghu et al.
+2020 (ICLR, "Rapid learning or feature reuse?") call ANIL; MAML proper (Finn et al. 2017, ICML) adapts the whole
+network: ``whole_network_loss``. The cross-entropy gradient of a linear read-out is known,
+
+    dL/dW = (softmax(f W') - onehot)' f / S,
+
 so the second order comes from differentiating that expression once.
 """
 
@@ -220,7 +223,7 @@ def whole_network_loss(
     """MAML proper: kernels and read-out adapt alike, at the rates ``net.inner_lr``.
 
     Args: as ``meta_gradient``; first_order: drop the second derivatives (FOMAML).
-    Returns: the mean outer loss (scalar, differentiable to the network's parameters) and query logits [tasks, Q, n_way].
+    Returns: the mean outer loss (scalar, differentiable to the network's parameters); query logits [tasks, Q, n_way].
     Raises: ConfigError: ``norm="meta-batch"``, which couples tasks that adapt apart.
     """
     if net.config.norm == "meta-batch":

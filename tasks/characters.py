@@ -90,7 +90,8 @@ def concatenate(sets: Sequence[CharacterSet]) -> CharacterSet:
     if not sets:
         raise ConfigError("no character set to join")
     if len({s.scale for s in sets}) > 1:
-        raise ConfigError("character sets of different grey scales cannot be joined: " + ", ".join(s.source for s in sets))
+        sources = ", ".join(s.source for s in sets)
+        raise ConfigError(f"character sets of different grey scales cannot be joined: {sources}")
     return CharacterSet(
         images=torch.cat([s.images for s in sets]),
         counts=np.concatenate([s.counts for s in sets]),

@@ -79,9 +79,7 @@ class EpisodeBatch:
         )
 
 
-def sample_episodes(
-    characters: CharacterSet, spec: EpisodeSpec, seed: int, indices: range | list[int]
-) -> EpisodeBatch:
+def sample_episodes(characters: CharacterSet, spec: EpisodeSpec, seed: int, indices: range | list[int]) -> EpisodeBatch:
     """Draw the tasks numbered ``indices`` of the endless stream that ``seed`` names.
 
     Task i depends on (characters, spec, seed, i) alone: any batching of the same indices gives the same tasks, so a
@@ -120,6 +118,7 @@ def sample_episodes(
         if spec.mirror:
             mirrored[t] = rng.random(spec.n_way) < 0.5
     images = characters.images[torch.from_numpy(rows)].to(torch.float32).mul_(characters.scale)
+
     def per_image(of_class: np.ndarray) -> Tensor:
         return torch.from_numpy(np.concatenate([of_class.repeat(spec.k_shot, 1), of_class.repeat(spec.queries, 1)], 1))
 

@@ -35,9 +35,7 @@ def chip_learner(
     rates = inner_rates(chip.net, len(chip.net.inner_lr) if updates is None else updates)
 
     def learn(batch: EpisodeBatch, first: int) -> Outcome:
-        support, query = chip.features(
-            batch.support, batch.query, read_time_s=read_time_s, norm=norm, first_task=first
-        )
+        support, query = chip.features(batch.support, batch.query, read_time_s=read_time_s, norm=norm, first_task=first)
         readout = chip.readout.for_tasks(len(batch), first)
         states = adapt(readout, support, batch.support_labels, rates)
         logits = torch.stack([state.at(read_time_s).logits(query) for state in states])

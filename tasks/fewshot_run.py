@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ovonic.models.errors import ConfigError, DataError
 from ovonic.models.fewshot_cnn import FewshotCNN
 from ovonic.tasks.characters import CharacterSet
 from ovonic.tasks.datasets import GLYPHS, load_characters
+from ovonic.tasks.fewshot import run_tasks, software_learner
 from ovonic.tasks.fewshot_training import TrainingConfig, TrainingState, meta_train
 
 __all__ = ["DataConfig", "read_metrics", "training_data", "training_run"]
@@ -73,14 +74,14 @@ def training_run(
     stop: Callable[[], bool] | None = None,
     save_every: int = 50,
 ) -> tuple[FewshotCNN, TrainingState]:
-    """Train in the folder ``out``: ``checkpoint.safetensors``, ``metrics.json``, and at the end ``weights.safetensors``.
+    """Train in the folder ``out``: a checkpoint, ``metrics.json``, and at the end ``weights.safetensors``.
 
     Args:
         init: weights to start from in place of random ones. provenance: command and versions, kept in the weights.
         resume: continue from the folder's checkpoint if there is one; it must be of the same run.
         on_start: told the state before the first step; on_step, stop, save_every: as ``meta_train``.
     Returns: the averaged network and the last state.
-    Raises: ConfigError: a run is there already and ``resume`` is false, or it is another run. What ``meta_train`` raises.
+    Raises: ConfigError: a run is there and ``resume`` is false, or it is another run. What ``meta_train`` raises.
     """
     checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not resume:
@@ -111,9 +112,7 @@ def training_run(
         write_atomically(out / METRICS, json.dumps(metrics))
         return checkpoint
 
-    trained = meta_train(
-        state, real, glyphs, held_out, on_step=on_step, save=save, save_every=save_every, stop=stop
-    )
+    trained = meta_train(state, real, glyphs, held_out, on_step=on_step, save=save, save_every=save_every, stop=stop)
     training = {
         **provenance,
         **identity,
@@ -122,6 +121,7 @@ def training_run(
         "steps": config.steps,
         "seed": config.seed,
         "validation": state.validation[-1] if state.validation else None,
+        "readout_w_max": _largest_weight(trained, config, held_out),
     }
     save_fewshot(out / WEIGHTS, trained, training)
     return trained, state
@@ -137,6 +137,14 @@ def read_metrics(run: Path) -> dict[str, Any]:
         return {"history": list(metrics["history"]), "validation": list(metrics["validation"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{run}: no readable {METRICS} of a training run ({error!r})") from error
+
+
+def _largest_weight(net: FewshotCNN, config: TrainingConfig, characters: CharacterSet) -> float:
+    """Largest |w| of the read-out over the learning of 200 held-out tasks: the full scale an array of it needs."""
+    spec = replace(config.episode, rotate=False, mirror=False)
+    learner = software_learner(net, precision=config.precision, seed=config.seed)
+    outcomes = run_tasks(learner, characters, spec, 200, seed=config.seed)
+    return max(float(outcome.weights.abs().max()) for _, outcome in outcomes)
 
 
 def _take_over(net: FewshotCNN, start: FewshotCNN, source: str) -> None:

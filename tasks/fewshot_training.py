@@ -193,7 +193,9 @@ def _draw(
         return sample_episodes(characters or glyphs, config.episode, config.seed, indices)  # type: ignore[arg-type]
     synthetic = np.random.default_rng([config.seed, 1, step]).random(config.tasks) < config.glyph_fraction
     parts = [
-        sample_episodes(source, config.episode, config.seed, [i for i, s in zip(indices, synthetic, strict=True) if s == of])
+        sample_episodes(
+            source, config.episode, config.seed, [i for i, s in zip(indices, synthetic, strict=True) if s == of]
+        )
         for source, of in ((characters, False), (glyphs, True))
         if (synthetic == of).any()
     ]

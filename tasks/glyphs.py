@@ -295,7 +295,7 @@ def _choose(rng: np.random.Generator, style: _Style, n: int, tries: int = 6) -> 
     points = trace(plan).reshape(n * tries, -1)
     middle, width, height = _box(points)
     width, height = np.maximum(width, 0.05), np.maximum(height, 0.05)
-    side = np.clip(style.height - 5 + rng.normal(0, 8, n * tries), 30, 88).astype(np.float32)
+    side = np.clip(style.height - 3 + rng.normal(0, 8, n * tries), 30, 88).astype(np.float32)
     scale = side / np.maximum(width, height)
     on_canvas = (points - middle[:, None]) * scale[:, None] + np.complex64((1 + 1j) * (CANVAS - 1) / 2)
     ink = rasterise(on_canvas.reshape(n * tries, STROKES, -1), np.full(n * tries, 5)).sum(axis=(1, 2), dtype=np.int64)
@@ -359,7 +359,7 @@ def _place(rng: np.random.Generator, points: NDArray[np.complex64], side: NDArra
     room = CANVAS - 8.0
     scale = np.sqrt(side[:, None] / larger) * np.exp(habit(0.08, 0.07))[..., 0]
     scale = np.minimum(scale, room / larger)
-    aim = np.concatenate([habit(2.0, 4.8), habit(2.0, 4.8)], axis=-1)
+    aim = np.concatenate([habit(2.0, 4.8), habit(2.0, 4.8)], axis=-1) - 1.5  # Omniglot sits a little up and left
     free = (room - np.stack([width, height], axis=-1) * scale[..., None]) / 2
     aim = np.clip(aim, -free, free) + (CANVAS - 1) / 2
     points = (points - middle[..., None]) * scale[..., None] + (aim[..., :1] + 1j * aim[..., 1:])

@@ -74,9 +74,7 @@ class _Character(NamedTuple):
         return OFFICIAL_PARTS.get(self.outer.rpartition("/")[2] or self.source.stem)
 
 
-def load_omniglot(
-    sources: Sequence[Path | str] | Path | str, *, cache_dir: Path | None = None
-) -> OmniglotSet:
+def load_omniglot(sources: Sequence[Path | str] | Path | str, *, cache_dir: Path | None = None) -> OmniglotSet:
     """Read Omniglot from several folders and zips, each character once.
 
     Characters of equal drawings are kept once, whatever their names; the result does not depend on the order
@@ -173,9 +171,7 @@ def _digest(tree: FileTree) -> str:
     """Hash the content: a zip's bytes, or a folder's sorted paths and images."""
     if tree.archive_sha256 is not None:
         return tree.archive_sha256
-    total = hashlib.sha256(
-        "\0".join(str(folder) for folder in tree.folders).encode("utf-8", "surrogateescape")
-    )
+    total = hashlib.sha256("\0".join(str(folder) for folder in tree.folders).encode("utf-8", "surrogateescape"))
     for file in tree.files:
         if is_image(file):
             total.update(hashlib.sha256(str(file.path).encode("utf-8", "surrogateescape")).digest())
@@ -187,9 +183,7 @@ def _read_tree(tree: FileTree) -> list[_Character]:
     characters = []
     for (outer, alphabet, name), files in grouped_images(tree, 2, "alphabet/character/drawing.png").items():
         if len(files) < MIN_DRAWINGS:
-            raise DataError(
-                f"{files[0].origin}: the one drawing of its character, {MIN_DRAWINGS} are needed; add some"
-            )
+            raise DataError(f"{files[0].origin}: the one drawing of its character, {MIN_DRAWINGS} are needed; add some")
         bits = np.stack([decode_bits(file) for file in files])
         drawings = sorted(hashlib.sha256(drawing).digest() for drawing in bits)
         digest = hashlib.sha256(b"".join(drawings)).hexdigest()

@@ -71,14 +71,10 @@ def load_one_shot_runs(source: Path | str) -> list[OneShotRun]:
         loaded = [_read_run(f"{source}: {run}", run.name, parts) for run, parts in sorted(runs.items())]
     names = [run.name for run in loaded]
     if len(set(names)) < len(names):
-        raise DataError(
-            f"{source}: two runs of one name ({', '.join(names)}); give the folder of one set of runs"
-        )
+        raise DataError(f"{source}: two runs of one name ({', '.join(names)}); give the folder of one set of runs")
     ways = {len(run.support) for run in loaded}
     if len(ways) > 1:
-        raise DataError(
-            f"{source}: runs of {sorted(ways)} classes; a file is missing, copy or download it again"
-        )
+        raise DataError(f"{source}: runs of {sorted(ways)} classes; a file is missing, copy or download it again")
     return loaded
 
 
@@ -89,9 +85,7 @@ def _is_run(folder: PurePosixPath) -> bool:
 def _read_run(where: str, name: str, parts: dict[str, dict[str, TreeFile]]) -> OneShotRun:
     for kind in ("training", "test", "labels"):
         if kind not in parts:
-            raise DataError(
-                f"{where}: has no {'class_labels.txt' if kind == 'labels' else kind + ' image'} ({LAYOUT})"
-            )
+            raise DataError(f"{where}: has no {'class_labels.txt' if kind == 'labels' else kind + ' image'} ({LAYOUT})")
     support, query = sorted(parts["training"]), sorted(parts["test"])
     if len(support) < 2:
         raise DataError(f"{where}: one training class alone, at least 2 are needed ({LAYOUT})")
@@ -114,13 +108,9 @@ def _answers(file: TreeFile, run: str, support: list[str], query: list[str]) -> 
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        match = re.fullmatch(
-            rf"(?:.*/)?{run}/test/([^/\s]+)\s+(?:.*/)?{run}/training/([^/\s]+)", line.strip()
-        )
+        match = re.fullmatch(rf"(?:.*/)?{run}/test/([^/\s]+)\s+(?:.*/)?{run}/training/([^/\s]+)", line.strip())
         if not match or match[1] not in query or match[2] not in support or match[1] in answers:
-            fault = (
-                "labels an item again" if match and match[1] in answers else "is not an item and its class"
-            )
+            fault = "labels an item again" if match and match[1] in answers else "is not an item and its class"
             raise DataError(
                 f"{file.origin}, line {number}: {line.strip()[:80]!r} {fault}; "
                 f"expected '{run}/test/item01.png {run}/training/class01.png', both files there"

@@ -29,13 +29,9 @@ def load_labelled_folder(source: Path | str, *, invert: bool = False) -> Charact
         classes = grouped_images(tree, 1, "class/drawing.png")
         outers = sorted({outer for outer, _ in classes})
         if len(outers) > 1:
-            raise DataError(
-                f"{source}: classes lie in {outers[0]!r} and in {outers[1]!r}; give one of these folders"
-            )
+            raise DataError(f"{source}: classes lie in {outers[0]!r} and in {outers[1]!r}; give one of these folders")
         if len(classes) < 2:
-            raise DataError(
-                f"{source}: one class alone, {next(iter(classes))[1]!r}; add a folder for each class"
-            )
+            raise DataError(f"{source}: one class alone, {next(iter(classes))[1]!r}; add a folder for each class")
         images = [_read(file, invert) for files in classes.values() for file in files]
     return CharacterSet(
         images=torch.stack(images),
@@ -76,16 +72,12 @@ def grouped_images(tree: FileTree, levels: int, layout: str) -> dict[tuple[str, 
         if len(folders) < levels:
             raise DataError(f"{file.origin}: the layout is {layout}; give the folder further up")
         if len(folders) != len(files[0].path.parts) - 1:
-            raise DataError(
-                f"{file.origin}: lies at another depth than {files[0].origin}; the layout is {layout}"
-            )
+            raise DataError(f"{file.origin}: lies at another depth than {files[0].origin}; the layout is {layout}")
         groups.setdefault(("/".join(folders[:-levels]), *folders[-levels:]), []).append(file)
     inhabited = {folder for file in files for folder in file.path.parents}
     for folder in tree.folders:
         if folder not in inhabited:
-            raise DataError(
-                f"{tree.source}: {folder} holds no image; fill or remove it (the layout is {layout})"
-            )
+            raise DataError(f"{tree.source}: {folder} holds no image; fill or remove it (the layout is {layout})")
     return groups
 
 

@@ -41,9 +41,7 @@ def split_alphabets(
     official = characters.official if isinstance(characters, OmniglotSet) else {}
     if split in ("background", "evaluation"):
         if split not in official.values():
-            raise ConfigError(
-                f"{where}: split {split!r} needs the official images_{split}, give its folder or zip"
-            )
+            raise ConfigError(f"{where}: split {split!r} needs the official images_{split}, give its folder or zip")
         return characters.select(lambda a: official.get(a) == split, f"{where} [{split}]")
     sizes = Counter(characters.alphabets)
     if folds is None and set(official.values()) == {"background", "evaluation"}:
@@ -52,9 +50,7 @@ def split_alphabets(
         chosen = {"test": set(sizes) - set(pool), "validation": parts[fold]}
         name = f"official {split}, validation fold {fold} of {len(parts)}, seed {seed}"
     else:
-        parts = _folds(
-            where, sizes, min(DEFAULT_FOLDS, len(sizes)) if folds is None else folds, 3, fold, seed
-        )
+        parts = _folds(where, sizes, min(DEFAULT_FOLDS, len(sizes)) if folds is None else folds, 3, fold, seed)
         chosen = {"test": parts[fold], "validation": parts[(fold + 1) % len(parts)]}
         name = f"{split}, fold {fold} of {len(parts)}, seed {seed}"
     chosen["train"] = set(sizes) - chosen["test"] - chosen["validation"]
@@ -85,9 +81,7 @@ def alphabet_folds(sizes: Mapping[str, int], folds: int, seed: int) -> list[set[
     return dealt
 
 
-def _folds(
-    where: str, sizes: Mapping[str, int], folds: int, fewest: int, fold: int, seed: int
-) -> list[set[str]]:
+def _folds(where: str, sizes: Mapping[str, int], folds: int, fewest: int, fold: int, seed: int) -> list[set[str]]:
     if not fewest <= folds <= len(sizes):
         raise ConfigError(
             f"{where}: {folds} folds of {len(sizes)} alphabets ({', '.join(sorted(sizes)[:8])}); "

@@ -52,7 +52,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
 
 
 def error_ratio(hardware: ArrayLike, software: ArrayLike, *, seed: int, resamples: int = 4000) -> dict[str, Any]:
-    """Error of the hardware over error of its software twin, with a percentile bootstrap over chips and tasks.
+    """Error of hardware over error of its software twin, with a percentile bootstrap over chips and tasks.
 
     Args:
         hardware: accuracy in 0..1, [chips, tasks]. software: accuracy of the twin on the same tasks, [tasks].
@@ -70,7 +70,7 @@ def error_ratio(hardware: ArrayLike, software: ArrayLike, *, seed: int, resample
         tasks = rng.integers(h.shape[1], size=h.shape[1])
         chips = rng.integers(h.shape[0], size=h.shape[0])
         below = s[tasks].mean()
-        ratios[i] = h[np.ix_(chips, tasks)].mean() / below if below > 0 else np.inf
+        ratios[i] = h[chips][:, tasks].mean() / below if below > 0 else np.inf
     low, high = np.percentile(ratios, [2.5, 97.5])
     return {
         "ratio": float(h.mean() / s.mean()),

@@ -17,6 +17,8 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -73,28 +75,44 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "savefig.dpi": 200,
     "svg.hashsalt": "ovonic",
+    "text.parse_math": False,
 }
 _METADATA = {".png": ("Software", "Comment"), ".svg": ("Creator", "Source"), ".pdf": ("Creator", "Keywords")}
 """Where a file of each kind names its maker and its command."""
 
 
 def styled[**P](draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a drawing function under ``STYLE`` on matplotlib's defaults, then put the settings back."""
+    """Run a drawing function under ``STYLE`` on matplotlib's defaults, then put the settings back.
+
+    Ticks are made when a figure is first laid out: that happens here too, so that it looks the same everywhere.
+    """
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with style.context([STYLE], after_reset=True):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()
+            return figure
 
     return drawn
 
 
 def finish(figure: Figure, caption: str, alt: str) -> Figure:
     """Set the caption below the axes, wrapped to the figure's width, and keep the alternative text with the figure."""
-    lines = textwrap.wrap(caption, int(figure.get_figwidth() * 20.5))
-    figure.supxlabel("\n".join(lines), x=0.005, ha="left", fontsize=7, color="#333333", linespacing=1.35)
+    font = FontProperties(size=7)
+    room = 72 * 0.96 * figure.get_figwidth()
+    columns = int(room / 2)
+    while columns > 20 and any(_width(line, font) > room for line in textwrap.wrap(caption, columns)):
+        columns -= 2
+    lines = "\n".join(textwrap.wrap(caption, columns))
+    figure.supxlabel(lines, x=0.005, ha="left", fontsize=7, color="#333333", linespacing=1.35)
     figure.set_label(alt)
     return figure
+
+
+def _width(line: str, font: FontProperties) -> float:
+    """Width of a line of text, points."""
+    return float(text_to_path.get_text_width_height_descent(line, font, ismath=False)[0])
 
 
 def caption(figure: Figure) -> str:
@@ -136,8 +154,8 @@ def png(figure: Figure, *, dpi: int = 180) -> bytes:
     file = io.BytesIO()
     try:
         with style.context([STYLE], after_reset=True):
-            crop = {"bbox_inches": "tight", "pad_inches": 0.06}
-            figure.savefig(file, format="png", dpi=dpi, metadata={"Software": _maker()}, **crop)
+            about = {"Software": _maker()}
+            figure.savefig(file, format="png", dpi=dpi, metadata=about, bbox_inches="tight", pad_inches=0.06)
     finally:
         text.set_visible(True)
         text.set_in_layout(True)
@@ -158,10 +176,11 @@ def percent(mean: float, half: float | None = None, *, short: bool = False) -> s
 def log_error_axis(axes: Axes, worst: float, best: float) -> Callable[[ArrayLike], NDArray[np.float64]]:
     """Space a y axis of accuracies (%) by the logarithm of the error, so that 98 and 99 lie as far apart as 80 and 90.
 
-    Args: worst, best: ends of the axis, %, ``worst < best < 100``.
+    Args: worst, best: ends of the axis, %, ``best < 100``; ``worst`` is lowered to twice the error of ``best``.
     Returns: the map from accuracies to their height on the axis, 0..1 (values past ``best`` come to lie on it).
     """
     floor = 100.0 - best
+    worst = min(worst, 100.0 - 2 * floor)
 
     def forward(accuracy: ArrayLike) -> NDArray[np.float64]:
         return -np.log10(np.maximum(100.0 - np.asarray(accuracy, dtype=np.float64), floor))

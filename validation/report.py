@@ -77,7 +77,7 @@ class Claim:
     Attributes:
         name: the claim in words. measured: the measured value, None where it was not.
         threshold, relation: it is claimed that measured ``"<="`` (or ``">="``) threshold.
-        low, high: 95 % interval of the measured value, where known.
+        low, high: 95 % interval of the measured value, where known (a ``low`` alone: no upper end).
         unit: how the numbers are shown. path: where the result holds the value.
     """
 
@@ -115,7 +115,8 @@ class Claim:
     @property
     def close(self) -> bool:
         """Whether the threshold lies within the interval, so that another draw could reverse the verdict."""
-        return self.low is not None and self.high is not None and self.low <= self.threshold <= self.high
+        high = self.threshold if self.high is None else self.high
+        return self.low is not None and self.low <= self.threshold <= high
 
     def as_json(self) -> dict[str, Any]:
         """The claim as JSON, verdict included."""
@@ -268,9 +269,9 @@ def _claims(claims: Iterable[Claim], title: str) -> str:
         seen = "–"
         if claim.measured is not None:
             seen = _data(claim.measured, claim.unit, claim.path) + _sign(claim.unit)
-            if claim.low is not None and claim.high is not None:
-                low, high = (_shown(end, claim.unit) for end in (claim.low, claim.high))
-                seen += f" <small>({low} to {high})</small>"
+            if claim.low is not None:
+                high = "∞" if claim.high is None else _shown(claim.high, claim.unit)
+                seen += f" <small>({_shown(claim.low, claim.unit)} to {high})</small>"
         asked = (
             f"{'at most' if claim.relation == '<=' else 'at least'} {_shown(claim.threshold, claim.unit, signed=False)}"
         )
@@ -443,6 +444,7 @@ tr{padding:.5rem 0;border-bottom:1px solid var(--line)}th,td{border:0;padding:.1
 td{display:flex;gap:.8rem}td::before{content:attr(data-label);flex:0 0 8rem;color:var(--soft);font-size:.88rem}
 .settings td::before{content:none}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#bbb;--tint:#fff;--good:#0a6b4b;
---bad:#b03a00}body{max-width:none;padding:0;font-size:10pt}figure,tr,pre,.summary{break-inside:avoid}
-h2{break-after:avoid}.wide{overflow:visible}img{min-width:0;max-height:20cm;width:auto;max-width:100%}}
+--bad:#b03a00}body{max-width:none;padding:0;font-size:10pt}figure{margin:1rem 0}h2,caption{break-after:avoid}
+figure,table,tr,pre,.summary{break-inside:avoid}.wide{overflow:visible}figure .wide{border:0;padding:0}
+img{min-width:0;max-height:8.5cm;width:auto;max-width:100%}}
 """

@@ -288,7 +288,7 @@ def diagnose(toolchain: str, versions: Mapping[str, str], error_text: str) -> st
     if re.search(r"torchvision::|undefined symbol.*(torch|c10)", error_text):
         return f"torchvision belongs to another torch than {versions.get('torch', '?')}: pip install --upgrade {TESTED}"
     if re.search(r"numpy\.dtype size changed|compiled using NumPy 1|_ARRAY_API not found", error_text):
-        return f"{check.distribution} was built for another numpy: {again}"
+        return f"{check.distribution} was built for another numpy: pip install --upgrade {check.distribution}"
     if missing := re.search(r"No module named '([\w.]+)'", error_text):
         return f"it lacks the module {missing[1]!r}: pip install --force-reinstall {check.distribution}"
     return f"reinstall it and look again: {again}; ovonic doctor {toolchain}"

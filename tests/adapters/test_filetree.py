@@ -100,9 +100,7 @@ def test_an_honest_bomb_is_refused_by_its_sizes(tmp_path: Path) -> None:
     assert "bomb" in _refusal(_zip(tmp_path / "t.zip", ("a.png", bytes(30 * 2**20))))
 
 
-def test_many_small_members_are_refused_by_their_total(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_small_members_are_refused_by_their_total(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filetree, "MAX_TOTAL_BYTES", 1000)
     source = _zip(tmp_path / "t.zip", *((f"{i}.png", bytes(60)) for i in range(20)))
     assert "1200 bytes unpacked" in _refusal(source)

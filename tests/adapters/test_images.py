@@ -84,9 +84,7 @@ def test_every_truncation_is_refused(drawing_png: Callable[..., bytes]) -> None:
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_flipped_bytes_are_refused_or_harmless(
-    drawing_png: Callable[..., bytes], data: st.DataObject
-) -> None:
+def test_flipped_bytes_are_refused_or_harmless(drawing_png: Callable[..., bytes], data: st.DataObject) -> None:
     hostile = bytearray(drawing_png(1))
     for place in data.draw(st.lists(st.integers(0, len(hostile) - 1), min_size=1, max_size=4)):
         hostile[place] = data.draw(st.integers(0, 255))

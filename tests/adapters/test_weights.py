@@ -180,7 +180,7 @@ def test_a_wrong_name_gets_the_nearest(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         "ovonic.adapters.weights.shipped", lambda: {"fewshot-32bit": tmp_path, "fewshot-4bit": tmp_path}
     )
-    with pytest.raises(WeightsError, match="fewshot-32bits: .*did you mean 'fewshot-32bit'"):
+    with pytest.raises(WeightsError, match=r"fewshot-32bits: .*did you mean 'fewshot-32bit'"):
         load_weights("fewshot-32bits")
     with pytest.raises(WeightsError, match="a folder"):
         load_weights(tmp_path)

@@ -170,7 +170,8 @@ def test_killed_at_random_points_ends_with_the_same_weights(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_interrupt_keeps_the_work(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run = subprocess.Popen(_command(out, "--steps", "100000"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    endless = _command(out, "--steps", "100000")
+    run = subprocess.Popen(endless, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (out / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

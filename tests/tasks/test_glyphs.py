@@ -16,7 +16,7 @@ from ovonic.tasks.glyph_strokes import rasterise
 from ovonic.tasks.glyphs import GLYPH_SPLITS, glyph_alphabets, glyph_split
 
 # Measured on the 242 characters x 20 drawings of images_background_small1 and _small2, at 28 x 28 (0: paper, 1: ink).
-OMNIGLOT = {"ink": 0.0806, "ink sd": 0.0247, "middle": 13.2, "side": 18.6, "side sd": 3.2}
+OMNIGLOT = {"ink": 0.0809, "ink sd": 0.0255, "middle": 13.08, "side": 18.41, "side sd": 3.17}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_ink_size_and_place_are_those_of_omniglot(test_glyphs: CharacterSet) -> 
     ours = statistics(ink_of(test_glyphs))
     assert ours["ink"] == pytest.approx(OMNIGLOT["ink"], rel=0.15)
     assert ours["ink sd"] == pytest.approx(OMNIGLOT["ink sd"], rel=0.3)
-    assert ours["middle"] == pytest.approx(OMNIGLOT["middle"], abs=0.8)
+    assert ours["middle"] == pytest.approx(OMNIGLOT["middle"], abs=0.4)
     assert ours["side"] == pytest.approx(OMNIGLOT["side"], rel=0.1)
     assert ours["side sd"] == pytest.approx(OMNIGLOT["side sd"], rel=0.3)
 

@@ -25,9 +25,7 @@ Draw = Callable[..., bytes]
 Files = Mapping[str, bytes]
 
 
-def _alphabets(
-    draw: Draw, counts: Mapping[str, int], outer: str = "set/", drawings: int = 3
-) -> dict[str, bytes]:
+def _alphabets(draw: Draw, counts: Mapping[str, int], outer: str = "set/", drawings: int = 3) -> dict[str, bytes]:
     """Drawings that depend on their alphabet, character and number alone."""
     return {
         f"{outer}{alphabet}/character{c:02}/{c:04}_{d:02}.png": draw([ord(alphabet[0]), len(alphabet), c, d])
@@ -83,9 +81,7 @@ def test_folder_and_zip_give_the_same_characters(tmp_path: Path, drawing_png: Dr
     assert {p.name for p in tmp_path.iterdir()} == {"set.zip", "folder", "cache"}
 
 
-def test_duplicates_between_sources_are_dropped_whatever_their_names(
-    tmp_path: Path, drawing_png: Draw
-) -> None:
+def test_duplicates_between_sources_are_dropped_whatever_their_names(tmp_path: Path, drawing_png: Draw) -> None:
     first = _zip(tmp_path / "1.zip", _alphabets(drawing_png, {"Alpha": 2, "Latin": 2}))
     again = _alphabets(drawing_png, {"Latin": 2, "Beta": 1}, outer="other/")
     renamed = {name.replace("Latin", "Roman"): data for name, data in again.items() if "Latin" in name}
@@ -143,13 +139,9 @@ def test_bad_files_are_refused_by_name(
 
 
 def test_a_wrong_size_is_refused_by_name(tmp_path: Path, drawing_png: Draw) -> None:
-    files = _alphabets(drawing_png, {"Alpha": 2}) | {
-        "set/Alpha/character02/0002_07.png": drawing_png(1, side=28)
-    }
+    files = _alphabets(drawing_png, {"Alpha": 2}) | {"set/Alpha/character02/0002_07.png": drawing_png(1, side=28)}
     message = _refusal(_zip(tmp_path / "set.zip", files))
-    assert (
-        "set.zip: 'set/Alpha/character02/0002_07.png': 28x28 pixels, Omniglot drawings are 105x105" in message
-    )
+    assert "set.zip: 'set/Alpha/character02/0002_07.png': 28x28 pixels, Omniglot drawings are 105x105" in message
 
 
 @pytest.mark.parametrize("empty", ["set/Empty/", "set/Alpha/character09/"])
@@ -170,9 +162,7 @@ def test_sources_without_drawings_are_refused(tmp_path: Path, drawing_png: Draw)
     assert "holds no image" in _refusal(tmp_path / "note.txt")
     (tmp_path / "bad.zip").write_bytes(b"PK nonsense")
     assert "not a readable zip" in _refusal(tmp_path / "bad.zip")
-    flat = _folder(
-        tmp_path / "flat", {"character01/1.png": drawing_png(1), "character01/2.png": drawing_png(2)}
-    )
+    flat = _folder(tmp_path / "flat", {"character01/1.png": drawing_png(1), "character01/2.png": drawing_png(2)})
     assert "give the folder further up" in _refusal(flat)
     zips = _folder(tmp_path / "zips", {"images_background.zip": b"..."})
     assert "give the zips themselves: images_background.zip" in _refusal(zips)
@@ -194,9 +184,7 @@ def test_the_cache_spares_decoding_and_follows_the_content(
     assert not torch.equal(load_omniglot([tmp_path / "moved-folder"]).images, fresh[0].images)
 
 
-def test_a_damaged_cache_is_rebuilt(
-    tmp_path: Path, drawing_png: Draw, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, drawing_png: Draw, caplog: pytest.LogCaptureFixture) -> None:
     source = _zip(tmp_path / "set.zip", _alphabets(drawing_png, {"Alpha": 2}))
     fresh = load_omniglot([source])
     (cached,) = default_cache_dir().iterdir()
@@ -246,9 +234,7 @@ def test_a_kill_while_caching_leaves_no_half_written_cache(tmp_path: Path, drawi
         ({"HOME": "/c"}, Path("/c/.cache/ovonic")),
     ],
 )
-def test_where_the_cache_lies(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path
-) -> None:
+def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path) -> None:
     for name in ("OVONIC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
@@ -293,9 +279,7 @@ def test_a_refused_download_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.iterdir())
 
 
-def test_a_download_without_torchvision_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_without_torchvision_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     with pytest.raises(ToolchainError, match="uv pip install torchvision"):
         download_omniglot(tmp_path)
@@ -327,8 +311,6 @@ def test_preprocessing_equals_the_published_one(shared: Path) -> None:
     assert (images[0] - first).abs().max() <= 1e-7
     for task in range(2):
         drawings = images.reshape(242, 20, 28, 28)[golden["char_ids"][task]]
-        for image, label in zip(
-            golden["support_images"][task, ..., 0], golden["support_labels"][task], strict=True
-        ):
+        for image, label in zip(golden["support_images"][task, ..., 0], golden["support_labels"][task], strict=True):
             distance = (drawings[label] - torch.from_numpy(image)).abs().amax((-2, -1))
             assert distance.min() <= 1e-7

@@ -104,9 +104,7 @@ def test_an_empty_or_shorter_run_is_refused(tmp_path: Path, drawing_png: Draw) -
     with pytest.raises(DataError, match="run03: has no training image"):
         load_one_shot_runs(folder)
     (folder / "run03").rmdir()
-    extra = {
-        name.replace("run02", "run05"): data for name, data in _runs(drawing_png).items() if "run02" in name
-    }
+    extra = {name.replace("run02", "run05"): data for name, data in _runs(drawing_png).items() if "run02" in name}
     extra["run05/class_labels.txt"] = extra["run05/class_labels.txt"].replace(b"run02", b"run05")
     extra["run05/training/class99.png"] = drawing_png(5)
     with pytest.raises(DataError, match=r"runs of \[4, 5\] classes"):

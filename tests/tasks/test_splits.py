@@ -13,9 +13,7 @@ from ovonic.tasks.characters import CharacterSet
 from ovonic.tasks.omniglot import OmniglotSet
 from ovonic.tasks.splits import SPLITS, alphabet_folds, split_alphabets
 
-sizes_of_alphabets = st.dictionaries(
-    st.text(min_size=1, max_size=5), st.integers(1, 60), min_size=3, max_size=30
-)
+sizes_of_alphabets = st.dictionaries(st.text(min_size=1, max_size=5), st.integers(1, 60), min_size=3, max_size=30)
 
 
 def _characters(sizes: dict[str, int], official: dict[str, str] | None = None) -> OmniglotSet:
@@ -44,9 +42,7 @@ def test_folds_cover_once_and_balance(sizes: dict[str, int], data: st.DataObject
 
 
 @given(sizes_of_alphabets, st.data())
-def test_cross_validation_is_disjoint_and_tests_each_alphabet_once(
-    sizes: dict[str, int], data: st.DataObject
-) -> None:
+def test_cross_validation_is_disjoint_and_tests_each_alphabet_once(sizes: dict[str, int], data: st.DataObject) -> None:
     characters = _characters(sizes)
     folds = data.draw(st.integers(3, len(sizes)))
     tested: list[str] = []

@@ -46,5 +46,7 @@ def doctor(
         for f in findings:
             if f.cure:
                 console.print(Text(f"{f.name}: {f.cure}"), soft_wrap=True)
+        if any(f.cure for f in findings):
+            console.print("(in an environment made by uv: uv pip install in place of pip install)")
     if not healthy:
         raise typer.Exit(1)

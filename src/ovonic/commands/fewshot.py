@@ -25,6 +25,7 @@ from ovonic.models.errors import ConfigError
 
 if TYPE_CHECKING:
     from ovonic.models.fewshot_cnn import FewshotCNN
+    from ovonic.tasks.fewshot_evaluation import Evaluation
 
 app = typer.Typer(no_args_is_help=True, help="Few-shot classification of characters by MAML, in software and on PCM.")
 
@@ -150,10 +151,10 @@ def train(
             save_every=save_every,
         )
     label = f"{config.precision.bits} bit"
-    save_figure(loss_curves({label: {"history": state.history, "validation": state.validation}}), out / "loss.png")
-    last = state.validation[-1] if state.validation else None
-    if last:
-        typer.echo(f"{out}/weights.safetensors: validation accuracy {_percent(last)} after {steps} steps")
+    save_figure(loss_curves({label: state.progress()}), out / "loss.png", command=command_line())
+    last = state.validation[-1]
+    shown = _percent({"mean": last["accuracy"], "ci95": last["ci95"]})
+    typer.echo(f"{out}/weights.safetensors: accuracy {shown} on held-out alphabets after {steps} steps")
     result = {"weights": str(out / "weights.safetensors"), "steps": steps, "validation": state.validation}
     write_json(json, "fewshot-train", result, {"training": config, "data": sources})
 
@@ -167,7 +168,7 @@ def curves(
     from ovonic.tasks.fewshot_run import read_metrics
     from ovonic.validation.figures import loss_curves, save
 
-    save(loss_curves({str(run): read_metrics(run) for run in runs}), out)
+    save(loss_curves({str(run): read_metrics(run) for run in dict.fromkeys(runs)}), out, command=command_line())
     typer.echo(str(out))
 
 
@@ -188,7 +189,7 @@ def evaluate(
     updates: Updates = None,
     bits: Bits = None,
     rounding: Rounding = "stochastic",
-    within_alphabet: Annotated[bool, typer.Option("--within-alphabet", help="A task's classes share an alphabet.")] = False,
+    within_alphabet: Annotated[bool, typer.Option("--within-alphabet", help="Draw a task from one alphabet.")] = False,
     hardware: Hardware = "software",
     noise_model: NoiseModel = "pcm",
     read_time: ReadTime = 0.0,
@@ -219,6 +220,7 @@ def evaluate(
     learner = software_learner(net, updates=updates, precision=precision, norm=norm, seed=seed)
     programs = []
     if hardware == "aihwkit":
+        from ovonic.adapters.weights import readout_w_max
         from ovonic.tasks.fewshot_hardware import aihwkit_chips
 
         programs = aihwkit_chips(
@@ -231,6 +233,7 @@ def evaluate(
             precision=precision,
             norm=norm,
             n_way=way,
+            readout_w_max=readout_w_max(provenance),
             update_step=update_step,
         )
     label = "evaluating" if hardware == "software" else f"evaluating on {chips} chips"
@@ -256,9 +259,7 @@ def evaluate(
     used = versions("aihwkit") if hardware == "aihwkit" else versions()
     write_json(json, "fewshot-evaluate", report, config, used)
     if figures:
-        from ovonic.validation.figures import write_fewshot_figures
-
-        write_fewshot_figures(evaluation, figures)
+        _write_figures(evaluation, figures, config)
 
 
 @app.command("one-shot")
@@ -316,6 +317,7 @@ def adapt(
     precision = Precision(bits or provenance.get("precision", 32), rounding)
     examples = load_labelled_folder(support, invert=invert)
     if hardware == "aihwkit":
+        from ovonic.adapters.weights import readout_w_max
         from ovonic.tasks.fewshot_hardware import aihwkit_chips
 
         learner = aihwkit_chips(
@@ -328,6 +330,7 @@ def adapt(
             precision=precision,
             norm="support",
             n_way=len(examples),
+            readout_w_max=readout_w_max(provenance),
             update_step=update_step,
         )[0]()
     else:
@@ -355,6 +358,24 @@ def _check_hardware(hardware: str) -> None:
 
     if hardware not in ("software", "aihwkit"):
         raise ConfigError(f"--hardware {hardware}: {nearest(hardware, ('software', 'aihwkit'))}")
+
+
+def _write_figures(evaluation: Evaluation, folder: Path, config: Mapping[str, Any]) -> None:
+    from ovonic.validation import figures
+
+    episode, precision = config["episode"], config["precision"]
+    setting = f"{config['data']}, {episode.n_way}-way {episode.k_shot}-shot"
+    setting += f", norm {config['norm']}, {precision.bits} bit"
+    if config["hardware"] != "software":
+        setting += f", {config['noise_model']} tiles read {config['read_time_s']:g} s after programming"
+    outcome = evaluation.hardware_outcome or evaluation.software_outcome
+    made = {
+        "accuracy_over_updates": figures.accuracy_over_updates(evaluation, setting=setting),
+        "support_and_queries": figures.support_and_queries(evaluation, setting=setting),
+        "weight_histograms": figures.weight_histograms(outcome.weights, setting=setting),
+    }
+    for name, figure in made.items():
+        figures.save(figure, folder / f"{name}.png", command=config["command"])
 
 
 @contextmanager
@@ -390,7 +411,8 @@ def _print_report(report: dict[str, Any], config: dict[str, Any]) -> None:
         table.add_row("software twin", _percent(report["software"]["accuracy"]))
         ratio = report["error_ratio"]
         if ratio["ratio"] is not None:
-            table.add_row("error, hardware / software", f"{ratio['ratio']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]")
+            bounds = f"[{ratio['low']:.3f}, {ratio['high']:.3f}]" if ratio["high"] is not None else ""
+            table.add_row("error, hardware / software", f"{ratio['ratio']:.3f} {bounds}")
         chips = report["chips"]
         spread = "" if chips["sd"] is None else f"sd {100 * chips['sd']:.2f} %, "
         table.add_row(f"{chips['n']} chips", f"{spread}worst {100 * chips['worst']:.2f} %")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -26,7 +27,7 @@ def list_weights(json: JsonFile = None) -> None:
         description = describe(path)
         network, training = description["network"], description["training"]
         row = {"name": name, "kind": description["kind"], "norm": network.get("norm")}
-        row |= {"precision": training.get("precision"), "trained_on": training.get("data")}
+        row |= {"precision": training.get("precision"), "trained_on": _trained_on(training.get("data"))}
         rows.append(row | {"size": path.stat().st_size, "card": path.with_suffix(".md").exists()})
     write_json(json, "weights-list", {"weights": rows}, {})
     if str(json) == "-":
@@ -40,3 +41,11 @@ def list_weights(json: JsonFile = None) -> None:
         cells = [row[key] for key in ("name", "kind", "norm", "precision", "trained_on")]
         table.add_row(*("-" if cell is None else str(cell) for cell in cells), f"{row['size'] / 1024:.0f} KiB")
     Console().print(table)
+
+
+def _trained_on(data: Any) -> str | None:
+    """The data of a training's provenance in a few words: names of its sources, without their folders."""
+    if isinstance(data, dict):
+        data = data.get("data")
+    sources = data if isinstance(data, list) else [data]
+    return ", ".join(Path(str(source)).name for source in sources) if data else None
