@@ -132,12 +132,15 @@ class StatefulReadout:
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
-        """Read through the converters, with the noise of a new product: [tasks, S, channels] -> [tasks, S, n_way]."""
+        """Read through the converters, each product with noise of its own: [tasks, S, channels] -> [tasks, S, n_way]."""
         hardware = self.hardware
         converters = hardware.converters(hardware.activation_range, hardware.readout_adc_range)
-        generator = torch.Generator().manual_seed(derive_seed(self.products_seed, "product", next(self._products)))
         w = to_weights(self.devices.g_read, self.model.g_max)
-        return converters.product(features, w, generator).mul_(self.w_max)
+        logits = torch.zeros(())
+        for _ in range(hardware.readout_reads):
+            seed = derive_seed(self.products_seed, "product", next(self._products))
+            logits = logits + converters.product(features, w, torch.Generator().manual_seed(seed))
+        return logits * (self.w_max / hardware.readout_reads)
 
     @torch.no_grad()
     def updated(self, delta: Tensor) -> StatefulReadout:

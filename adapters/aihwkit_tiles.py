@@ -40,6 +40,7 @@ from ovonic.adapters.aihwkit_devices import (
     derive_seed,
     program,
     reprogram,
+    seeded,
     to_conductances,
     to_weights,
 )
@@ -280,7 +281,9 @@ class DeviceConv2d(AnalogConv2d):
 
 def program_convolution(conv: nn.Conv2d, hardware: Hardware, converters: Converters, seed: int) -> DeviceConv2d:
     """Program a convolution's kernel into tiles; tile i's devices are drawn from (seed, i)."""
-    analog = DeviceConv2d.from_digital(conv, rpu_config(hardware, converters)).eval()
+    with seeded(seed):  # the constructor draws initial weights, which from_digital then overwrites
+        analog = DeviceConv2d.from_digital(conv, rpu_config(hardware, converters)).eval()
+    analog.requires_grad_(False)
     for i, tile in enumerate(analog.analog_tiles()):
         tile.reseed(derive_seed(seed, i))
     analog.program_analog_weights()

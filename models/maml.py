@@ -232,7 +232,8 @@ def whole_network_loss(
     all_logits = []
     for t in range(len(support)):
         weights = [precision.kernel(w, generator) for w in net.conv_weights()]
-        weights.append(precision.round(net.readout.weight, generator))
+        readout = precision.round(net.readout.weight, generator)
+        weights.append(readout if readout.requires_grad else readout.detach().requires_grad_())
         images, labels = support[t : t + 1], support_labels[t]
 
         def logits_of(weights: list[Tensor], x: Tensor = images, q: Tensor = query[t : t + 1]) -> tuple[Tensor, Tensor]:

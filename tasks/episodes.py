@@ -13,7 +13,7 @@ from ovonic.tasks.characters import CharacterSet
 
 __all__ = ["SAMPLERS", "EpisodeBatch", "EpisodeSpec", "sample_episodes"]
 
-SAMPLERS = ("distinct", "published")
+SAMPLERS = ("distinct", "replacement", "published")
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class EpisodeSpec:
         rotate: rotate each class by its own random multiple of 90 degrees (training, as Ortner et al. 2025).
         mirror: mirror each class with probability 1/2 (training): a mirrored character is another character.
         sampler: ``"distinct"`` draws distinct classes and distinct queries, disjoint from the support.
-            ``"published"`` is the sampler of the paper's code: classes with replacement (a task may hold a class
-            twice, under two labels) and one query drawing a class, repeated ``queries`` times.
-        within_alphabet: draw each task's classes from one alphabet.
+            ``"replacement"`` draws classes with replacement, so that a task may hold a class twice, under two labels.
+            ``"published"`` is the sampler of the paper's code: that, and one query drawing a class, repeated
+            ``queries`` times.
+        within_alphabet: probability that a task's classes are drawn from one alphabet.
     """
 
     n_way: int = 5
@@ -36,7 +37,7 @@ class EpisodeSpec:
     rotate: bool = False
     mirror: bool = False
     sampler: str = "distinct"
-    within_alphabet: bool = False
+    within_alphabet: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.n_way - 1, self.k_shot, self.queries) < 1:
@@ -46,6 +47,8 @@ class EpisodeSpec:
             )
         if self.sampler not in SAMPLERS:
             raise ConfigError(f"sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
+        if not 0 <= self.within_alphabet <= 1:
+            raise ConfigError(f"within_alphabet {self.within_alphabet}: a probability lies in 0..1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +99,7 @@ def sample_episodes(characters: CharacterSet, spec: EpisodeSpec, seed: int, indi
             f"{int(characters.counts[worst])} drawings, {spec.k_shot} shots and {spec.queries} queries need "
             f"{drawings_needed}; ask for fewer or add drawings"
         )
-    pools = _class_pools(characters, spec)
+    everything, alphabets = _class_pools(characters, spec)
     starts = characters.starts
     n_support, n_query = spec.n_way * spec.k_shot, spec.n_way * spec.queries
     rows = np.empty((len(indices), n_support + n_query), dtype=np.int64)
@@ -105,8 +108,10 @@ def sample_episodes(characters: CharacterSet, spec: EpisodeSpec, seed: int, indi
     mirrored = np.zeros((len(indices), spec.n_way), dtype=bool)
     for t, index in enumerate(indices):
         rng = np.random.default_rng([seed, index])
-        pool = pools[rng.integers(len(pools))] if len(pools) > 1 else pools[0]
-        classes[t] = rng.choice(pool, size=spec.n_way, replace=spec.sampler == "published")
+        pool = everything
+        if spec.within_alphabet and rng.random() < spec.within_alphabet:
+            pool = alphabets[rng.integers(len(alphabets))]
+        classes[t] = rng.choice(pool, size=spec.n_way, replace=spec.sampler != "distinct")
         support, query = [], []
         for c in classes[t]:
             drawn = starts[c] + rng.permutation(characters.counts[c])[:drawings_needed]
@@ -140,17 +145,16 @@ def sample_episodes(characters: CharacterSet, spec: EpisodeSpec, seed: int, indi
     )
 
 
-def _class_pools(characters: CharacterSet, spec: EpisodeSpec) -> list[np.ndarray]:
+def _class_pools(characters: CharacterSet, spec: EpisodeSpec) -> tuple[np.ndarray, list[np.ndarray]]:
+    """All classes, and those of each alphabet that has enough of them."""
     everything = np.arange(len(characters))
-    if not spec.within_alphabet:
-        pools = [everything]
-    else:
-        names = np.array(characters.alphabets)
-        pools = [np.flatnonzero(names == name) for name in characters.alphabet_names]
-        pools = [pool for pool in pools if len(pool) >= spec.n_way]
-    if not pools or (len(pools[0]) < spec.n_way and spec.sampler == "distinct"):
+    enough = spec.n_way if spec.sampler == "distinct" else 1
+    names = np.array(characters.alphabets)
+    alphabets = [np.flatnonzero(names == name) for name in characters.alphabet_names] if spec.within_alphabet else []
+    alphabets = [classes for classes in alphabets if len(classes) >= enough]
+    if len(everything) < enough or (spec.within_alphabet and not alphabets):
         raise DataError(
             f"{characters.source}: {len(characters)} characters, {spec.n_way} ways need {spec.n_way} distinct ones"
             + (" in one alphabet" if spec.within_alphabet else "")
         )
-    return pools
+    return everything, alphabets

@@ -39,6 +39,10 @@ class TrainingConfig:
         lr: Adam's rate (eps 1e-7, as published), constant, then falling to zero along a half cosine over the last
             ``decay`` of the run.
         learn_inner_lr: meta-learn the inner rates (one an update).
+        learn_readout: meta-learn the read-out's initial weights. Labels are dealt at random, so no class deserves a
+            start of its own, and a learned start tends to favour one (the published weights give a single class all
+            answers before learning). Off, it starts at zero, which under the softmax is the same as any start shared by
+            all classes (Ye and Chao 2022, ICLR, UNICORN-MAML) and fits any number of classes.
         average: decay of the running average of the weights that becomes the result (0: the last weights).
         glyph_fraction: probability that a task is drawn from glyphs when real characters are given too.
         adapt: ``"head"`` (the read-out alone) or ``"network"`` (MAML proper).
@@ -55,6 +59,7 @@ class TrainingConfig:
     lr: float = 1e-3
     decay: float = 0.5
     learn_inner_lr: bool = False
+    learn_readout: bool = False
     average: float = 0.998
     glyph_fraction: float = 0.5
     adapt: str = "head"
@@ -90,6 +95,7 @@ class TrainingState:
         self.config = config
         self.net = net = net.to(config.device)
         net.inner_lr.requires_grad_(config.learn_inner_lr)
+        net.readout.requires_grad_(config.learn_readout)
         self.average = copy.deepcopy(net).requires_grad_(False)
         self.optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=config.lr, eps=1e-7)
         self.step = 0

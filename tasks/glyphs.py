@@ -134,9 +134,9 @@ def _style(rng: np.random.Generator) -> _Style:
         strokes=float(rng.uniform(0.5, 2.2)),
         chain=float(rng.uniform(0.05, 0.6)),
         relations=rng.dirichlet([2.5, 1.5, 1.5, 4.0, 2.0]),
-        detail=float(rng.uniform(0.45, 1.05)),
+        detail=float(rng.uniform(0.55, 1.1)),
         repeat=float(rng.uniform(0.0, 0.35)),
-        kin=float(rng.uniform(0.0, 0.8)),
+        kin=float(rng.uniform(0.0, 0.6)),
         height=float(rng.normal(69, 6)),
     )
 
@@ -298,14 +298,21 @@ def _choose(rng: np.random.Generator, style: _Style, n: int, tries: int = 6) -> 
     side = np.clip(style.height - 3 + rng.normal(0, 8, n * tries), 30, 88).astype(np.float32)
     scale = side / np.maximum(width, height)
     on_canvas = (points - middle[:, None]) * scale[:, None] + np.complex64((1 + 1j) * (CANVAS - 1) / 2)
-    ink = rasterise(on_canvas.reshape(n * tries, STROKES, -1), np.full(n * tries, 5)).sum(axis=(1, 2), dtype=np.int64)
+    drawn = rasterise(on_canvas.reshape(n * tries, STROKES, -1), np.full(n * tries, 5))
+    ink = drawn.sum(axis=(1, 2), dtype=np.int64)
+    levels = bilinear_levels(drawn).astype(np.int64)
+    window = np.cumsum(np.cumsum(np.pad(levels, ((0, 0), (1, 0), (1, 0))), axis=1), axis=2)
+    window = window[:, 3:, 3:] - window[:, :-3, 3:] - window[:, 3:, :-3] + window[:, :-3, :-3]
+    blots = np.count_nonzero(window > 0.7 * 9 * 64, axis=(1, 2))  # 3 x 3 pixels that are mostly ink
     path = np.abs(np.diff(on_canvas.reshape(n * tries, STROKES, -1), axis=2)).sum(axis=(1, 2))
     cost = (
-        8 * np.maximum(5 * path / ink - 1.15, 0)  # the pen goes over its own ink
+        0.3 * np.maximum(blots - 2, 0)
+        + 6 * np.maximum(5 * path / ink - 1.15, 0)  # the pen goes over its own ink
         + np.maximum(550 - ink, 0) / 100
         + np.maximum(ink - 1400, 0) / 100
         + 3 * np.maximum(np.abs(np.log(width / height)) - 0.8, 0)
-    ) + rng.uniform(0, 0.3, n * tries)
+        + rng.uniform(0, 0.3, n * tries)
+    )
     best = cost.reshape(n, tries).argmin(axis=1) + tries * np.arange(n)
     return _take(plan, best), scale[best], side[best]
 

@@ -153,7 +153,8 @@ class Spy:
     """Passes a noise model on, noting every (g_prog, nu) it is asked to drift."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.g_max, self.g_converter, self.drifted = model, model.g_max, model.g_converter, []
+        self.model, self.g_max, self.g_converter = model, model.g_max, model.g_converter
+        self.drifted: list[tuple[Tensor, Tensor]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -172,7 +173,7 @@ def test_defect_drift_takes_conductances_back_from_the_noisy_difference(w: Tenso
         programmed.append(original(g))
         return programmed[-1].clone()
 
-    model.apply_programming_noise_to_conductance = noted  # type: ignore[method-assign]
+    model.apply_programming_noise_to_conductance = noted
     seen: list[Tensor] = []
     drift = model.apply_drift_noise_to_conductance
 
@@ -180,7 +181,7 @@ def test_defect_drift_takes_conductances_back_from_the_noisy_difference(w: Tenso
         seen.append(g.clone())
         return drift(g, nu, t)
 
-    model.apply_drift_noise_to_conductance = drifted  # type: ignore[method-assign]
+    model.apply_drift_noise_to_conductance = drifted
     config = TorchInferenceRPUConfig(noise_model=model, drift_compensation=None)
     layer = stock(w, config)
     (tile,) = layer.analog_tiles()
@@ -363,23 +364,26 @@ def test_programming_error_equals_aihwkits(name: str, split: str) -> None:
     kind: Any = PCMLikeNoiseModel if name == "pcm" else HermesNoiseModel
     model = kind(g_converter=converter, **({} if name == "pcm" else {"num_devices": 1}))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(17)  # not the weights' seed: noise and weights would be the same numbers
         theirs = model.apply_programming_noise(w)[0] - w
     ours = errors(Hardware(name, split=split), w)
     assert abs(float(ours.std() / theirs.std()) - 1) < 0.02
     assert abs(float(ours.mean() - theirs.mean())) < 6 * float(theirs.std()) * (2 / w.numel()) ** 0.5
 
 
-@pytest.mark.parametrize("g_relative", [0.02, 0.1, 0.3, 0.9])
+@pytest.mark.parametrize("g_relative", [0.1, 0.3, 0.9])
 def test_drift_exponents_follow_the_formula(g_relative: float) -> None:
-    """Mean and standard deviation of nu (pcm), n = 40,000: standard error sigma/200, bands of 5 (false alarm 6e-7)."""
+    """Mean and standard deviation of nu (pcm), n = 40,000: standard error sigma/200, bands of 5 (false alarm 6e-7).
+
+    Below 0.1 g_max nu is folded at zero visibly, and has other moments.
+    """
     model: NoiseModel = make_noise_model(Hardware("pcm"))
     g_target = torch.full((4, 100, 100), g_relative * 25.0)
     nu = program(model, g_target, now_s=0.0, seed=2, zero_targets="noisy").nu
     log = torch.tensor(g_relative).log()
     mu = float((-0.0155 * log + 0.0244).clamp(0.049, 0.1))
     sigma = float((-0.0125 * log - 0.0059).clamp(0.008, 0.045))
-    assert abs(float(nu.mean()) - mu) < 5 * sigma / 200 + (1e-3 if g_relative < 0.05 else 0)
+    assert abs(float(nu.mean()) - mu) < 5 * sigma / 200
     assert abs(float(nu.std()) / sigma - 1) < 0.03
 
 

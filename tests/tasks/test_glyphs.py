@@ -20,7 +20,7 @@ OMNIGLOT = {"ink": 0.0809, "ink sd": 0.0255, "middle": 13.08, "side": 18.41, "si
 
 
 @pytest.fixture(scope="module")
-def test_glyphs() -> CharacterSet:
+def glyphs() -> CharacterSet:
     return glyph_split("test")
 
 
@@ -71,15 +71,15 @@ def test_any_slice_of_the_stream_is_the_stream(first: int, seed: int, offset: in
     assert part.alphabets == whole.alphabets[4 * offset : 4 * (offset + 1)]
 
 
-def test_names_counts_and_levels(test_glyphs: CharacterSet) -> None:
+def test_names_counts_and_levels(glyphs: CharacterSet) -> None:
     two = glyph_alphabets(16, 2)
     assert two.alphabet_names == ("glyph-00016", "glyph-00017")
     assert two.names[0] == "character01"
     assert two.scale == BILINEAR_SCALE
     assert set(two.counts) == {20}
-    sizes = [test_glyphs.alphabets.count(name) for name in test_glyphs.alphabet_names]
+    sizes = [glyphs.alphabets.count(name) for name in glyphs.alphabet_names]
     assert 20 <= min(sizes) < max(sizes) <= 45
-    levels = np.unique(test_glyphs.images.numpy())
+    levels = np.unique(glyphs.images.numpy())
     assert levels.min() == 0
     assert levels.max() == 64
 
@@ -90,24 +90,22 @@ def test_alphabets_and_seeds_differ() -> None:
     assert not torch.equal(a.images, c.images)
 
 
-def test_splits_are_disjoint(test_glyphs: CharacterSet) -> None:
+def test_splits_are_disjoint(glyphs: CharacterSet) -> None:
     numbers = [set(numbers) for numbers in GLYPH_SPLITS.values()]
     assert sum(map(len, numbers)) == len(set.union(*numbers))
     assert GLYPH_SPLITS["train"].stop > max(GLYPH_SPLITS["test"].stop, GLYPH_SPLITS["validation"].stop)
-    assert len(test_glyphs.alphabet_names) == len(GLYPH_SPLITS["test"])
-    assert torch.equal(
-        glyph_split("test", count=2).images, test_glyphs.images[: glyph_split("test", count=2).counts.sum()]
-    )
+    assert len(glyphs.alphabet_names) == len(GLYPH_SPLITS["test"])
+    assert torch.equal(glyph_split("test", count=2).images, glyphs.images[: glyph_split("test", count=2).counts.sum()])
 
 
-def test_no_drawing_is_empty_or_full(test_glyphs: CharacterSet) -> None:
-    amount = ink_of(test_glyphs).mean(axis=(-2, -1))
+def test_no_drawing_is_empty_or_full(glyphs: CharacterSet) -> None:
+    amount = ink_of(glyphs).mean(axis=(-2, -1))
     assert amount.min() > 0.005
     assert amount.max() < 0.3
 
 
-def test_ink_size_and_place_are_those_of_omniglot(test_glyphs: CharacterSet) -> None:
-    ours = statistics(ink_of(test_glyphs))
+def test_ink_size_and_place_are_those_of_omniglot(glyphs: CharacterSet) -> None:
+    ours = statistics(ink_of(glyphs))
     assert ours["ink"] == pytest.approx(OMNIGLOT["ink"], rel=0.15)
     assert ours["ink sd"] == pytest.approx(OMNIGLOT["ink sd"], rel=0.3)
     assert ours["middle"] == pytest.approx(OMNIGLOT["middle"], abs=0.4)
@@ -115,8 +113,8 @@ def test_ink_size_and_place_are_those_of_omniglot(test_glyphs: CharacterSet) -> 
     assert ours["side sd"] == pytest.approx(OMNIGLOT["side sd"], rel=0.3)
 
 
-def test_drawings_of_one_character_are_closer_than_of_two(test_glyphs: CharacterSet) -> None:
-    ink = ink_of(test_glyphs)
+def test_drawings_of_one_character_are_closer_than_of_two(glyphs: CharacterSet) -> None:
+    ink = ink_of(glyphs)
     same = np.linalg.norm((ink[:, :10] - ink[:, 10:]).reshape(len(ink), 10, -1), axis=-1)
     other = np.linalg.norm((ink[:-1, :10] - ink[1:, 10:]).reshape(len(ink) - 1, 10, -1), axis=-1)
     assert same.mean() < 0.97 * other.mean()
