@@ -132,7 +132,7 @@ class StatefulReadout:
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:
-        """Read through the converters, each product with noise of its own: [tasks, S, channels] -> [tasks, S, n_way]."""
+        """Read through the converters, every product with new noise: [tasks, S, channels] -> [tasks, S, n_way]."""
         hardware = self.hardware
         converters = hardware.converters(hardware.activation_range, hardware.readout_adc_range)
         w = to_weights(self.devices.g_read, self.model.g_max)

@@ -174,9 +174,14 @@ def resolve_fewshot(source: str | Path) -> tuple[FewshotCNN, dict[str, Any]]:
     return fewshot_from(weights), provenance | weights.training
 
 
-def readout_w_max(provenance: Mapping[str, Any]) -> float:
-    """Full scale of a read-out's array that the weights ask for: measured when they were trained; 1 where not said."""
-    value = provenance.get("readout_w_max", 1.0)
+def readout_w_max(provenance: Mapping[str, Any]) -> float | None:
+    """Full scale that the read-out's array needs: the largest |w| seen when the weights were trained, if they say it.
+
+    Raises: WeightsError: not a positive number.
+    """
+    value = provenance.get("readout_w_max")
+    if value is None:
+        return None
     if not isinstance(value, float | int) or not 0 < value < math.inf:
         raise WeightsError(f"readout_w_max {value!r}: a positive number is needed")
     return float(value)

@@ -57,7 +57,7 @@ def aihwkit_chips(
     chips: int,
     seed: int,
     n_way: int,
-    readout_w_max: float = 1.0,
+    readout_w_max: float | None = None,
     read_time_s: float = 0.0,
     updates: int | None = None,
     precision: Precision | None = None,
@@ -68,7 +68,7 @@ def aihwkit_chips(
 
     Args:
         noise_model: ``"pcm"`` or ``"hermes"``. n_way: classes of the tasks to come.
-        readout_w_max: full scale of the read-out's array, in units of its weights.
+        readout_w_max: full scale of the read-out's array, in units of its weights; None: ``Hardware``'s default.
         read_time_s: seconds since programming ended, at which queries are read.
         precision, norm, updates: as for the software twin; the kernels are rounded once a chip.
         update_step: round each update stochastically to multiples of this; None: every changed weight is programmed.

@@ -93,7 +93,7 @@ class _Style:
         detail: size of later strokes beside the first.
         repeat: chance that a stroke copies an earlier one of its character.
         kin: chance that a character grows from one of the alphabet's few roots (as Devanagari's hang from a bar).
-        height: mean of a character's larger side, pixels.
+        height: mean larger side of a character as it is meant, before any hand, pixels.
     """
 
     vocabulary: list[list[Segment]]
@@ -131,13 +131,13 @@ def _style(rng: np.random.Generator) -> _Style:
     return _Style(
         vocabulary=vocabulary,
         usage=rng.dirichlet(np.full(len(kinds), 2.0)),
-        strokes=float(rng.uniform(0.5, 2.2)),
+        strokes=float(rng.uniform(0.7, 2.6)),
         chain=float(rng.uniform(0.05, 0.6)),
         relations=rng.dirichlet([2.5, 1.5, 1.5, 4.0, 2.0]),
         detail=float(rng.uniform(0.55, 1.1)),
         repeat=float(rng.uniform(0.0, 0.35)),
         kin=float(rng.uniform(0.0, 0.6)),
-        height=float(rng.normal(69, 6)),
+        height=float(rng.normal(64, 6)),
     )
 
 
@@ -286,16 +286,17 @@ def _draw_alphabet(rng: np.random.Generator, characters: int | None, drawers: in
     return (64 - bilinear_levels(ink)).reshape(n, drawers, 28, 28)
 
 
-def _choose(rng: np.random.Generator, style: _Style, n: int, tries: int = 6) -> tuple[Plan, NDArray, NDArray]:
-    """Compose ``tries`` candidates for each character and keep the most writable one.
+def _choose(rng: np.random.Generator, style: _Style, n: int) -> tuple[Plan, NDArray, NDArray]:
+    """Compose some candidates for each character and keep the most writable: no blots, no speck, no thread.
 
     Returns: the plan of n characters; their scales (pixels a unit) and larger sides (pixels), [n] each.
     """
+    tries = 6
     plan = _compose(rng, style, n * tries)
     points = trace(plan).reshape(n * tries, -1)
     middle, width, height = _box(points)
     width, height = np.maximum(width, 0.05), np.maximum(height, 0.05)
-    side = np.clip(style.height - 3 + rng.normal(0, 8, n * tries), 30, 88).astype(np.float32)
+    side = np.clip(style.height + rng.normal(0, 8, n * tries), 30, 88).astype(np.float32)
     scale = side / np.maximum(width, height)
     on_canvas = (points - middle[:, None]) * scale[:, None] + np.complex64((1 + 1j) * (CANVAS - 1) / 2)
     drawn = rasterise(on_canvas.reshape(n * tries, STROKES, -1), np.full(n * tries, 5))
@@ -305,11 +306,12 @@ def _choose(rng: np.random.Generator, style: _Style, n: int, tries: int = 6) -> 
     window = window[:, 3:, 3:] - window[:, :-3, 3:] - window[:, 3:, :-3] + window[:, :-3, :-3]
     blots = np.count_nonzero(window > 0.7 * 9 * 64, axis=(1, 2))  # 3 x 3 pixels that are mostly ink
     path = np.abs(np.diff(on_canvas.reshape(n * tries, STROKES, -1), axis=2)).sum(axis=(1, 2))
+    aim = np.repeat(rng.normal(870, 220, n), tries)  # pixels of ink
     cost = (
-        0.3 * np.maximum(blots - 2, 0)
+        0.2 * np.maximum(blots - 3, 0)
         + 6 * np.maximum(5 * path / ink - 1.15, 0)  # the pen goes over its own ink
-        + np.maximum(550 - ink, 0) / 100
-        + np.maximum(ink - 1400, 0) / 100
+        + np.maximum(aim - ink, 0) / 100
+        + np.maximum(ink - aim - 400, 0) / 100
         + 3 * np.maximum(np.abs(np.log(width / height)) - 0.8, 0)
         + rng.uniform(0, 0.3, n * tries)
     )

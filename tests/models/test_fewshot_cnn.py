@@ -1,9 +1,9 @@
 """The few-shot CNN: equal to numbers worked by hand, to a loop that does one image at a time, to the published batch.
 
-Golden batch (``cnn_golden.npz``, TensorFlow 2.5.3, float32). Its batch means carry a relative error of up to 7e-5 (a plain
-float32 sum of 9,800 rows), which the later blocks pass on: features differ by 8.2e-4 of 10 whether ours is computed in
-float32 or float64, while our own float32 and float64 differ by 1e-5. With ITS statistics the norm agrees to 2e-6. So the
-tolerances below are 2.5 times the reference's error, and the tests also show that it is the reference's.
+Golden batch (``cnn_golden.npz``, TensorFlow 2.5.3, float32). Its batch means carry a relative error of up to 7e-5 (a
+plain float32 sum of 9,800 rows), which the later blocks pass on: features differ by 8.2e-4 of 10 whether ours is
+computed in float32 or float64, while our own float32 and float64 differ by 1e-5. With ITS statistics the norm agrees to
+2e-6. So the tolerances are 2.5 times the reference's error, and the tests also show that it is the reference's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def _images(*shape: int, seed: int = 1) -> Tensor:
 def _one_image_at_a_time(net: FewshotCNN, images: list[Tensor], reference: list[Tensor]) -> Tensor:
     """The slow, obvious network: features of ``images`` with the statistics of the list ``reference``."""
     for kernel in net.conv_weights():
-        z, z_ref = ([F.conv2d(x[None], kernel, stride=2, padding=1)[0].relu() for x in xs] for xs in (images, reference))
+        z, z_ref = (
+            [F.conv2d(x[None], kernel, stride=2, padding=1)[0].relu() for x in xs] for xs in (images, reference)
+        )
         pixels = torch.cat([x.flatten(1) for x in z_ref], dim=1)
         mean, deviation = pixels.mean(1), (pixels.var(1, correction=0) + net.config.norm_eps).sqrt()
         images, reference = ([(x - mean[:, None, None]) / deviation[:, None, None] for x in xs] for xs in (z, z_ref))
@@ -85,12 +87,16 @@ def test_shapes_of_the_published_network() -> None:
 def test_features_equal_the_slow_loop(norm: str, path: str) -> None:
     net, support, query = _net(norm), _images(3, 4), _images(3, 2, seed=2)
     weights = None if path == "modules" else net.conv_weights()
-    f_support, f_query = net.features(support, query, weights=weights, differentiable_twice=path == "differentiable twice")
+    f_support, f_query = net.features(
+        support, query, weights=weights, differentiable_twice=path == "differentiable twice"
+    )
     for t in range(3):
         s, q = ([*support.flatten(0, 1)], [*query.flatten(0, 1)]) if norm == "meta-batch" else (support[t], query[t])
         statistics = s if norm == "support" else q
         torch.testing.assert_close(f_support[t], _one_image_at_a_time(net, [*support[t]], [*s]), rtol=0, atol=1e-11)
-        torch.testing.assert_close(f_query[t], _one_image_at_a_time(net, [*query[t]], [*statistics]), rtol=0, atol=1e-11)
+        torch.testing.assert_close(
+            f_query[t], _one_image_at_a_time(net, [*query[t]], [*statistics]), rtol=0, atol=1e-11
+        )
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -1,7 +1,7 @@
 """The inner loop and its outer gradient: by hand, by autograd, by finite differences, by torch.func, by ``higher``.
 
-The reference network here (``_plain_features``) is written with nothing but torch's own operations and knows none of the
-library's shortcuts: features once a task, the known gradient of the read-out, the written-out norm.
+The reference network here (``_plain_features``) is written with nothing but torch's own operations and knows none of
+the library's shortcuts: features once a task, the known gradient of the read-out, the written-out norm.
 """
 
 from __future__ import annotations
@@ -194,7 +194,9 @@ def test_no_update_is_the_readout_itself() -> None:
     assert adapt(readout, f_support, labels, net.inner_lr[:0]) == [readout]
     loss, logits = head_loss(readout, f_support, labels, f_query, query_labels, net.inner_lr[:0])
     torch.testing.assert_close(logits, f_query @ net.readout.weight.T)
-    torch.testing.assert_close(loss, F.cross_entropy((f_query @ net.readout.weight.T).flatten(0, 1), query_labels.flatten()))
+    torch.testing.assert_close(
+        loss, F.cross_entropy((f_query @ net.readout.weight.T).flatten(0, 1), query_labels.flatten())
+    )
 
 
 def test_tasks_adapt_apart() -> None:
@@ -504,7 +506,11 @@ def _published_batch(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
         ).transpose(2, 3),
         "loss": torch.tensor(loss),
         "outer_grad_w_readout": net.readout.weight.grad.T,
-    } | {f"outer_grad_kernel{i}": w.grad.permute(2, 3, 1, 0) for i, w in enumerate(net.conv_weights(), 1) if w.grad is not None}
+    } | {
+        f"outer_grad_kernel{i}": w.grad.permute(2, 3, 1, 0)
+        for i, w in enumerate(net.conv_weights(), 1)
+        if w.grad is not None
+    }
 
 
 @pytest.mark.shared

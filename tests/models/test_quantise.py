@@ -61,7 +61,7 @@ def test_a_million_stochastic_draws_move_no_level(bits: int, k: int) -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("place", [0.03, 0.25, 0.5, 0.9])
 def test_stochastic_rounding_is_unbiased(bits: int, place: float) -> None:
-    """n = 4e5 draws a value; exact binomial test at 1e-5 each (24 tests: 2.4e-4); a bias of .004 steps is seen surely."""
+    """n = 4e5 draws a value, exact binomial test at 1e-5 (24 of them: 2.4e-4); a bias of .004 steps is seen surely."""
     n, draws = 2 ** (bits - 1), 400_000
     for below in (-n, n - 2):
         w = torch.full((draws,), (below + place) / n, dtype=torch.float64)
