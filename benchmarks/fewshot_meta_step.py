@@ -158,11 +158,11 @@ def torch_func(net: FewshotCNN, batch: EpisodeBatch) -> None:
         x = (x - mean) * torch.rsqrt(var + EPS)
     x = x.amax((3, 4))
 
-    def loss_of(head: dict[str, Tensor], features: Tensor, labels: Tensor) -> Tensor:
+    def loss_of(head: dict[str, Any], features: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(torch.func.functional_call(net.readout, head, (features,)), labels)
 
     def one_task(support: Tensor, labels: Tensor, query: Tensor, query_labels: Tensor) -> Tensor:
-        head = dict(net.readout.named_parameters())
+        head: dict[str, Any] = dict(net.readout.named_parameters())
         for _ in range(UPDATES):
             slopes = torch.func.grad(loss_of)(head, support, labels)
             head = {k: p - RATE * slopes[k] for k, p in head.items()}
@@ -227,7 +227,8 @@ def checks(names: list[str], net: FewshotCNN, batch: EpisodeBatch) -> tuple[dict
         replace(batch, support=batch.support.double(), query=batch.query.double()),
     )
     reference = {g: gradients(CONTENDERS[name][1], net64, batch64) for g, name in REFERENCE.items()}
-    in64, in32 = {}, {}
+    in64: dict[str, float] = {}
+    in32: dict[str, float] = {}
     for name in names:
         group, step = CONTENDERS[name]
         if group in reference:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ovonic.tasks.baselines import baseline_scores, nearest_class_mean, random_f
 from ovonic.tasks.episodes import EpisodeBatch
 
 Task = tuple[Tensor, Tensor, Tensor, int]
+Classifier = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
 
 def _task(tasks: int, way: int, shots: int, queries: int, width: int, seed: int) -> Task:
@@ -72,7 +75,7 @@ def test_scale_and_origin_of_the_features_do_not_matter(task: Task, scale: float
 
 
 @pytest.mark.parametrize("classifier", [nearest_class_mean, ridge])
-def test_renaming_the_classes_renames_the_scores(classifier: type[nearest_class_mean] | type[ridge]) -> None:  # type: ignore[valid-type]
+def test_renaming_the_classes_renames_the_scores(classifier: Classifier) -> None:
     support, labels, query, way = _task(2, 4, 3, 2, 6, 0)
     rename = torch.tensor([2, 0, 3, 1])
     renamed = classifier(support, rename[labels], query, way)
@@ -81,7 +84,7 @@ def test_renaming_the_classes_renames_the_scores(classifier: type[nearest_class_
 
 @pytest.mark.parametrize("classifier", [nearest_class_mean, ridge])
 @pytest.mark.parametrize("queries", [2, 40])
-def test_separated_classes_are_told_apart_in_float32(classifier: type, queries: int) -> None:
+def test_separated_classes_are_told_apart_in_float32(classifier: Classifier, queries: int) -> None:
     """40 queries a class make cdist use a matrix product, which must not lose the small differences."""
     centres = 10 + torch.eye(5, 20)
     noise = torch.randn(1, 5 * (3 + queries), 20, generator=torch.Generator().manual_seed(0)) * 0.05
@@ -91,7 +94,7 @@ def test_separated_classes_are_told_apart_in_float32(classifier: type, queries: 
 
 
 @pytest.mark.parametrize("classifier", [nearest_class_mean, ridge])
-def test_identical_images_give_finite_scores(classifier: type) -> None:
+def test_identical_images_give_finite_scores(classifier: Classifier) -> None:
     labels = torch.arange(5)[None]
     assert classifier(torch.ones(1, 5, 7), labels, torch.ones(1, 3, 7), 5).isfinite().all()
 
