@@ -33,29 +33,33 @@ Parameter = float | Array
 LONGEST = 32767
 """The longest delay and silence in steps, so that counters fit 16 bits."""
 
+KINDS: dict[str, type[Record]] = {}
+"""Every class that ``Record.from_dict`` can make, by name."""
+
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 def frozen[T](cls: type[T]) -> type[T]:
     """Decorate a ``Record``: a frozen dataclass whose equality is ``Record``'s."""
-    return dataclass(frozen=True, eq=False)(cls)
+    made: Any = dataclass(frozen=True, eq=False)(cls)
+    hints = typing.get_type_hints(made, include_extras=True)
+    made.hints = {f.name: hints[f.name] for f in dataclasses.fields(made)}
+    KINDS[cls.__name__] = made
+    return made
 
 
 class Record:
     """Base of all descriptions (see the module's text)."""
 
-    kinds: ClassVar[dict[str, type[Record]]] = {}
-
-    def __init_subclass__(cls) -> None:
-        Record.kinds[cls.__name__] = cls
+    hints: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        for name, hint in self.hints.items():
             value = _checked(f"{type(self).__name__}.{name}", getattr(self, name), hint)
             object.__setattr__(self, name, value)
 
     def items(self) -> Iterator[tuple[str, Any]]:
         """The fields and their values."""
-        for name in _hints(type(self)):
+        for name in self.hints:
             yield name, getattr(self, name)
 
     def replace(self, **changes: Any) -> Self:
@@ -86,7 +90,9 @@ class Record:
         for name, value in self.items():
             if isinstance(value, Record):
                 changes[name] = value.fitted(shape)
-            elif isinstance(value, np.ndarray) and any(isinstance(m, PerNeuron) for m in _marks(type(self), name)):
+            elif isinstance(value, np.ndarray) and any(
+                isinstance(mark, PerNeuron) for mark in _marks(self.hints[name])
+            ):
                 if value.shape != shape:
                     raise ConfigError(f"{type(self).__name__}.{name}: shape {value.shape}, the neurons' is {shape}")
                 if value.tobytes() == value.flat[0].tobytes() * value.size:
@@ -110,23 +116,20 @@ class Record:
         return record
 
     @functools.cached_property
-    def _key(self) -> tuple[Any, ...]:
-        return (type(self).__name__, *(_bits(value) for _, value in self.items()))
-
-    @functools.cached_property
     def _hash(self) -> int:
-        return hash(self._key)
+        return hash(_bits(self))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
             return NotImplemented
-        return self is other or (self._hash == other._hash and self._key == other._key)
+        return self is other or (self._hash == other._hash and _bits(self) == _bits(other))
 
     def __hash__(self) -> int:
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), dict(self.items()))
+        values = {name: dict(value) if isinstance(value, Mapping) else value for name, value in self.items()}
+        return _rebuild, (type(self), values)
 
 
 class PerNeuron(NamedTuple):
@@ -194,9 +197,9 @@ def _read(data: Any) -> Any:
         return data
     if not isinstance(data.get("type"), str):
         return {name: _read(entry) for name, entry in data.items()}
-    if data["type"] not in Record.kinds:
-        raise ConfigError(f"type {data['type']!r} is unknown: {nearest(data['type'], Record.kinds)}")
-    kind = Record.kinds[data["type"]]
+    if data["type"] not in KINDS:
+        raise ConfigError(f"type {data['type']!r} is unknown: {nearest(data['type'], KINDS)}")
+    kind = KINDS[data["type"]]
     known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values = {}
     for name, entry in data.items():
@@ -214,19 +217,14 @@ def _rebuild(kind: type[Record], values: dict[str, Any]) -> Record:
     return kind(**values)
 
 
-@functools.cache
-def _hints(kind: type[Record]) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {f.name: hints[f.name] for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-
-
-def _marks(kind: type[Record], name: str) -> tuple[Any, ...]:
-    return getattr(_hints(kind)[name], "__metadata__", ())
+def _marks(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__metadata__", ())
 
 
 def _checked(where: str, value: Any, hint: Any) -> Any:
-    for mark in getattr(hint, "__metadata__", ()):
+    for mark in _marks(hint):
         value = mark(where, value)
+    hint = hint.__origin__ if _marks(hint) else hint
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         if not isinstance(option, type):
@@ -273,7 +271,7 @@ def _demand(where: str, array: NDArray[Any], test: Callable[[NDArray[Any]], Any]
 
 def _bits(value: Any) -> Any:
     if isinstance(value, Record):
-        return value._key
+        return type(value).__name__, *(_bits(entry) for _, entry in value.items())
     if isinstance(value, np.ndarray):
         return value.shape, value.dtype.str, value.tobytes()
     if isinstance(value, float):

@@ -130,6 +130,15 @@ def test_three_and_four_joints_move() -> None:
         assert float((forward_kinematics(batch.angles, arm) - batch.path).abs().max()) < 5e-7
 
 
+def test_velocities_are_clipped_before_they_are_summed() -> None:
+    spec = replace(TrajectorySpec(), omega_max=0.4)
+    batch = sample_trajectories(spec, 3, range(3), torch.float64)
+    assert batch.consistent.all()
+    for index in np.flatnonzero(batch.draws == 1):
+        np.testing.assert_allclose(batch.omega[index], np.clip(_recipe(3, int(index)), -0.4, 0.4), atol=1e-13)
+    assert float(batch.omega.abs().amax()) == 0.4
+
+
 def test_the_clock() -> None:
     clock = clock_signal(TrajectorySpec())
     assert clock.shape == (249, 5)
@@ -269,7 +278,10 @@ def test_acceptance(consistent: TrajectoryBatch, published: TrajectoryBatch) -> 
 
 @pytest.mark.shared
 def test_golden_batch(shared: Path) -> None:
-    """The published batch: clock and code bit for bit, angles to 2e-6 rad (float32 sums of 249), path to 3e-7 m."""
+    """The published batch: clock and code bit for bit, angles to 2e-6 rad (float32 sums of 249), path to 1e-6 m.
+
+    The order of the inputs, clock first, is that under which the published weights give the LSG's first spikes.
+    """
     golden = np.load(shared / "published" / "robot_golden.npz")
     spec = TrajectorySpec.published()
     for name in ("clock_signal_trainee", "clock_signal_lsg"):
@@ -281,8 +293,16 @@ def test_golden_batch(shared: Path) -> None:
         np.testing.assert_allclose(angles, golden["angles_t"], atol=2e-6, rtol=0)
         np.testing.assert_allclose(forward_kinematics(angles), golden["coordinates_t"], atol=1e-6, rtol=0)
     path = torch.from_numpy(golden["coordinates_t"])
+    code = PUBLISHED_CODE.encode(path)
     assert (path >= 1).any()
-    assert np.array_equal(PUBLISHED_CODE.encode(path), golden["target_coordinates_spike"])
+    assert np.array_equal(code, golden["target_coordinates_spike"])
+    all_of_them = torch.ones(4, dtype=torch.bool)
+    batch = TrajectoryBatch(
+        omega, omega, path, clock_signal(spec).expand(4, -1, -1), code, all_of_them, np.ones(4), spec
+    )
+    w_in = np.load(shared / "published" / "robot_checkpoint.npz")["W_in_lsg"]
+    first_spikes = batch.lsg_input[:, 0].numpy() @ w_in > 1.3
+    assert np.array_equal(first_spikes, golden["lsg_spikes"][:, 0])
 
 
 @pytest.mark.shared
