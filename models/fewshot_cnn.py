@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovonic.models.errors import ConfigError
+from ovonic.models.fewshot_embedding import embed
 
-__all__ = ["NORMS", "CNNConfig", "FewshotCNN", "relu_norm", "relu_norm_fused"]
+__all__ = ["NORMS", "CNNConfig", "FewshotCNN", "relu_norm"]
 
 NORMS = ("support", "transductive", "meta-batch")
 
@@ -115,103 +116,48 @@ class FewshotCNN(nn.Module):
         Args:
             support: [tasks, S, 1, 28, 28]; query: [tasks, Q, 1, 28, 28].
             norm: overrides ``config.norm``.
-            weights: kernels to use in place of the modules' own (whole-network MAML, quantised kernels).
-            differentiable_twice: plain autograd operations in place of the fused ones (second-order MAML through the
-                convolutions).
+            weights: kernels to use in place of the modules' own (quantised kernels, whole-network MAML).
+            differentiable_twice: with ``weights``: plain autograd operations in place of ``models.fewshot_embedding``,
+                which is faster but differentiable once, and to the kernels alone.
         Returns: features of the support [tasks, S, channels] and of the query [tasks, Q, channels].
+        Raises: ConfigError: unknown norm.
         """
         norm = norm or self.config.norm
         if norm not in NORMS:
             raise ConfigError(f"norm {norm!r}: choose one of {', '.join(NORMS)}")
         if norm == "support":
             n_support = support.shape[1]
-            both = torch.cat([support, query], dim=1)
-            features = self._embed(both, n_support, weights, differentiable_twice)
-            return features[:, :n_support], features[:, n_support:]
+            both = self._embed(torch.cat([support, query], dim=1), n_support, weights, differentiable_twice)
+            return both[:, :n_support], both[:, n_support:]
         if norm == "transductive":
-            return (
-                self._embed(support, support.shape[1], weights, differentiable_twice),
-                self._embed(query, query.shape[1], weights, differentiable_twice),
-            )
-        joint = [
-            self._embed(x.reshape(1, -1, *x.shape[2:]), x.shape[0] * x.shape[1], weights, differentiable_twice)
-            for x in (support, query)
-        ]
-        return joint[0].reshape(*support.shape[:2], -1), joint[1].reshape(*query.shape[:2], -1)
+            each = [self._embed(x, x.shape[1], weights, differentiable_twice) for x in (support, query)]
+            return each[0], each[1]
+        joint = [x.flatten(0, 1)[None] for x in (support, query)]
+        each = [self._embed(x, x.shape[1], weights, differentiable_twice) for x in joint]
+        return each[0].view(*support.shape[:2], -1), each[1].view(*query.shape[:2], -1)
 
     def _embed(
         self, images: Tensor, n_statistics: int, weights: Sequence[Tensor] | None, differentiable_twice: bool
     ) -> Tensor:
+        """Features of groups [groups, N, 1, 28, 28] whose first ``n_statistics`` images make the statistics."""
+        if weights is not None and not differentiable_twice:
+            return torch.stack([embed(group, n_statistics, weights, self.config.norm_eps) for group in images])
         groups, per_group = images.shape[:2]
-        x = images.reshape(groups * per_group, *images.shape[2:])
-        norm = relu_norm if differentiable_twice else relu_norm_fused
+        x = images.flatten(0, 1)
         for block, conv in enumerate(self.convs):
-            if weights is None:
-                x = conv(x)
-            elif block == 0 and not differentiable_twice:
-                x = _first_conv(x, weights[0])
-            else:
-                x = F.conv2d(x, weights[block], stride=2, padding=1)
-            channels, height, width = x.shape[1:]
-            rows = x.permute(0, 2, 3, 1).reshape(groups, per_group * height * width, channels)
-            rows = norm(rows, n_statistics * height * width, self.config.norm_eps)
-            x = rows.reshape(groups * per_group, height, width, channels).permute(0, 3, 1, 2)
-        return x.amax(dim=(2, 3)).reshape(groups, per_group, -1)
+            x = conv(x) if weights is None else F.conv2d(x, weights[block], stride=2, padding=1)
+            maps = relu_norm(x.unflatten(0, (groups, per_group)), n_statistics, self.config.norm_eps)
+            x = maps.flatten(0, 1)
+        return x.amax(dim=(2, 3)).view(groups, per_group, -1)
 
 
 def relu_norm(x: Tensor, n_statistics: int, eps: float) -> Tensor:
-    """ReLU, then normalise each channel by the mean and variance of the first ``n_statistics`` rows of its group.
+    """ReLU, then normalise each channel by the mean and variance over the first ``n_statistics`` images of its group.
 
     Args:
-        x: [groups, rows, channels]; n_statistics: rows that make the statistics; eps: added to the variance.
+        x: [groups, N, channels, h, w]; eps: added to the variance.
     Returns: the same shape. Plain autograd operations, differentiable any number of times.
     """
     r = torch.relu(x)
-    reference = r[:, :n_statistics]
-    var, mean = torch.var_mean(reference, dim=1, correction=0, keepdim=True)
+    var, mean = torch.var_mean(r[:, :n_statistics], dim=(1, 3, 4), correction=0, keepdim=True)
     return (r - mean) * torch.rsqrt(var + eps)
-
-
-class _ReluNorm(torch.autograd.Function):
-    """``relu_norm`` with its first derivative written out.
-
-    With r = relu(x), y = (r - mu) s, s = (var + eps)^-1/2 and mu, var over the first n rows: for upstream g,
-    dr = s g, less (s / n) (sum g + y sum g y) on those n rows, where both sums run over ALL rows that used mu and s.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, n_statistics: int, eps: float) -> Tensor:
-        r = torch.relu(x)
-        mean = r[:, :n_statistics].mean(dim=1, keepdim=True)
-        y = r - mean
-        var = y[:, :n_statistics].square().mean(dim=1, keepdim=True)
-        s = torch.rsqrt(var + eps)
-        y.mul_(s)
-        ctx.save_for_backward(r, mean, s)
-        ctx.n_statistics = n_statistics
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        r, mean, s = ctx.saved_tensors
-        n = ctx.n_statistics
-        sum_g = g.sum(dim=1, keepdim=True)
-        sum_gy = ((g * r).sum(dim=1, keepdim=True) - mean * sum_g) * s
-        dr = g * s
-        slope = s.square() * sum_gy / -n
-        dr[:, :n].addcmul_(r[:, :n], slope).sub_(s * sum_g / n + mean * slope)
-        return torch.ops.aten.threshold_backward(dr, r, 0), None, None
-
-
-def relu_norm_fused(x: Tensor, n_statistics: int, eps: float) -> Tensor:
-    """``relu_norm`` for first-order gradients only: fewer passes over memory."""
-    return _ReluNorm.apply(x, n_statistics, eps)
-
-
-def _first_conv(images: Tensor, weight: Tensor) -> Tensor:
-    """The one-channel convolution as one matrix product over its 9-pixel patches (no gradient to the images)."""
-    patches = F.unfold(images, 3, padding=1, stride=2).transpose(1, 2)
-    side = images.shape[-1] // 2
-    out = patches @ weight.flatten(1).T
-    return out.reshape(len(images), side, side, -1).permute(0, 3, 1, 2)
