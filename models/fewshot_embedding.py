@@ -6,8 +6,8 @@ With r = relu(x) and y = (r - mean) s, the next convolution is
     conv(y, k) = conv(r, k s) - conv(mean map, k s)
 
 whose second term is that of one constant image (zero padding makes it differ at the border); and behind the last
-convolution s > 0 lets the maximum pass before the norm. So each block costs one convolution, a rectification in place and
-two column sums; backwards one convolution, one mask, and the statistics' share on the rows that made them.
+convolution s > 0 lets the maximum pass before the norm. So each block costs one convolution, a rectification in place
+and two column sums; backwards one convolution, one mask, and the statistics' share on the rows that made them.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class _Embed(torch.autograd.Function):
         kernels, maps, means, scales = (saved[i * blocks : (i + 1) * blocks] for i in range(4))
         d_pooled = g * scales[-1]
         d_mean, d_s = -d_pooled.sum(0), (g * (pooled - means[-1])).sum(0)
-        d_r = (maps[-1] == pooled[:, :, None, None]) * d_pooled[:, :, None, None]
+        largest = maps[-1] == pooled[:, :, None, None]
+        d_r = largest * (d_pooled / largest.sum(dim=(2, 3)))[:, :, None, None]
         gradients: list[Tensor] = []
         for block in reversed(range(blocks)):
             r, mean, s = maps[block], means[block], scales[block]
