@@ -18,9 +18,9 @@ group and checked for equal gradients before anything is timed:
   no norm, no head: a floor
     convolutions  the four convolutions forward and backward alone, task by task, in our layout
 
-Expected, one thread, two cores under load, CPU time: ours 0.65 to 0.7 of plain and about 0.85 of plain, F.batch_norm in
-its group; learn2learn, higher and torch.func at 1.0 to 1.3; the floor at 0.4. The published implementation (TensorFlow
-2.5) takes 20 s and 6.9 GB a step (29 CPU seconds, 2 threads). Our goal: 0.5 of plain and under 1.5 GB.
+Expected, one thread, CPU time: ours 0.55 to 0.65 of plain, and 0.9 to 1.0 of plain, F.batch_norm in its group;
+learn2learn and higher 1.0 to 1.1, torch.func 1.6 to 1.8; the floor 0.4. The goal is 0.5 of plain and under 1.5 GB. The
+published implementation (TensorFlow 2.5) takes 20 s and 6.9 GB a step (29 CPU seconds, 2 threads).
 
     python benchmarks/fewshot_meta_step.py [--rounds 10] [--threads 1] [--json FILE]
 """
@@ -67,11 +67,10 @@ def ours(net: FewshotCNN, batch: EpisodeBatch) -> None:
 
 
 def ours_transductive(net: FewshotCNN, batch: EpisodeBatch) -> None:
-    twin = FewshotCNN(CNNConfig(norm="transductive"))
-    for name, parameter in net.named_parameters():
-        owner = twin.get_submodule(name.rpartition(".")[0])
-        setattr(owner, name.rpartition(".")[2], parameter)
-    ours(twin, batch)
+    config = net.config
+    net.config = replace(config, norm="transductive")
+    ours(net, batch)
+    net.config = config
 
 
 def features_by_hand(kernels: Sequence[Tensor], support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:

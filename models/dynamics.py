@@ -250,9 +250,9 @@ class Dynamics(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not np.all(np.greater(self.threshold, self.rest)):
+        if not _below(self.rest, self.threshold):
             raise ConfigError(f"Dynamics.threshold: {self.threshold} must lie above rest ({self.rest})")
-        if isinstance(self.reset, ResetToValue) and not np.all(np.less(self.reset.v_reset, self.threshold)):
+        if isinstance(self.reset, ResetToValue) and not _below(self.reset.v_reset, self.threshold):
             raise ConfigError(f"ResetToValue.v_reset: {self.reset.v_reset} must lie below the threshold")
 
     def adapted(self, b: Values | None) -> Values:
@@ -261,3 +261,10 @@ class Dynamics(Record):
             return self.threshold
         beta: Values = self.adaptation.beta
         return self.threshold + beta * b
+
+
+def _below(low: Parameter, high: Parameter) -> bool:
+    try:
+        return bool(np.all(np.less(low, high)))
+    except ValueError:
+        raise ConfigError(f"Dynamics: arrays of {np.shape(low)} and {np.shape(high)} neurons") from None

@@ -1,13 +1,13 @@
 """Features of images that share statistics, in one pass with its first derivative written out: the cost of training.
 
-The same function as ``FewshotCNN.features`` by plain operations. The norm is never carried out on an activation map.
-With r = relu(x) and y = (r - mean) s, the next convolution is
+The same function as ``FewshotCNN.features`` by plain operations. A norm costs what it moves through memory, so the rows
+[images * side * side, channels] of a block are overwritten in place, x -> r = relu(x) -> y = (r - mean) s, with
+s = (var + eps)^-1/2, first the n rows that make the statistics, while they are in cache. Backward, with g = dL/dy and
+sums over all rows that used the statistics,
 
-    conv(y, k) = conv(r, k s) - conv(mean map, k s)
+    dL/dr = s g,  less  (s / n) (sum g + y sum g y)  on the n rows
 
-whose second term is that of one constant image (zero padding makes it differ at the border); and behind the last
-convolution s > 0 lets the maximum pass before the norm. So each block costs one convolution, a rectification in place
-and two column sums; backwards one convolution, one mask, and the statistics' share on the rows that made them.
+and below the last block sum g y needs no pass over the rows: a convolution is linear, so it is sum_(out, taps) k dL/dk.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["embed"]
-
-STRIDE, PADDING = [2, 2], [1, 1]
 
 
 def embed(images: Tensor, n_statistics: int, kernels: Sequence[Tensor], eps: float) -> Tensor:
@@ -38,83 +36,76 @@ def embed(images: Tensor, n_statistics: int, kernels: Sequence[Tensor], eps: flo
 
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, images: Tensor, n: int, eps: float, *kernels: Tensor) -> Tensor:
-        patches = F.unfold(images, 3, padding=1, stride=2).transpose(1, 2).flatten(0, 1)
-        side = images.shape[-1] // 2
-        rows = patches @ kernels[0].flatten(1).T
-        x = rows.view(len(images), side, side, -1).permute(0, 3, 1, 2)
-        maps, means, scales = [], [], []
-        for kernel in (*kernels[1:], None):
-            r = x.relu_()
-            mean, s = _statistics(r[:n], eps)
-            maps.append(r)
-            means.append(mean)
-            scales.append(s)
-            if kernel is not None:
-                scaled = kernel * s.view(1, -1, 1, 1)
-                x = F.conv2d(r, scaled, stride=2, padding=1)
-                x.sub_(F.conv2d(_constant(mean, r), scaled, stride=2, padding=1))
-        pooled = r.amax(dim=(2, 3))
-        ctx.save_for_backward(patches, pooled, *kernels, *maps, *means, *scales)
-        ctx.n = n
-        return (pooled - mean) * s
+    def forward(ctx: Any, images: Tensor, n_statistics: int, eps: float, *kernels: Tensor) -> Tensor:
+        patches = _patches(images)
+        side = images.shape[-1]
+        ys: list[Tensor] = []
+        scales, silent = [], []
+        for kernel in kernels:
+            if ys:
+                y = _rows(F.conv2d(_maps(ys[-1], side), kernel, stride=2, padding=1))
+            else:
+                y = patches.T @ kernel.flatten(1).T
+            side = (side + 1) // 2
+            n = n_statistics * side * side
+            known, rest = y[:n], y[n:]
+            mean = known.relu_().mean(dim=0)
+            scale = torch.rsqrt(known.sub_(mean).square().mean(dim=0) + eps)
+            known.mul_(scale)
+            rest.relu_().sub_(mean).mul_(scale)
+            ys.append(y)
+            scales.append(scale)
+            silent.append(-mean * scale)  # what the norm made of a zero
+        ctx.save_for_backward(patches, *kernels, *ys, *scales, *silent)
+        ctx.n_statistics, ctx.side = n_statistics, images.shape[-1]
+        return ys[-1].view(len(images), side * side, -1).amax(dim=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        patches, pooled, *saved = ctx.saved_tensors
-        blocks, n = len(saved) // 4, ctx.n
-        kernels, maps, means, scales = (saved[i * blocks : (i + 1) * blocks] for i in range(4))
-        d_pooled = g * scales[-1]
-        d_mean, d_s = -d_pooled.sum(0), (g * (pooled - means[-1])).sum(0)
-        largest = maps[-1] == pooled[:, :, None, None]
-        d_r = largest * (d_pooled / largest.sum(dim=(2, 3)))[:, :, None, None]
+        patches, *saved = ctx.saved_tensors
+        blocks = len(saved) // 4
+        kernels, ys, scales, silent = (saved[i * blocks : (i + 1) * blocks] for i in range(4))
+        sides = [ctx.side]
+        for _ in kernels:
+            sides.append((sides[-1] + 1) // 2)
+        last = ys[-1].view(len(g), -1, g.shape[1])
+        largest = last == last.amax(dim=1, keepdim=True)  # ties share the gradient, as in torch.amax
+        d_y = (largest * (g / largest.sum(dim=1))[:, None]).flatten(0, 1)
+        sum_gy = (d_y * ys[-1]).sum(dim=0)
         gradients: list[Tensor] = []
         for block in reversed(range(blocks)):
-            r, mean, s = maps[block], means[block], scales[block]
-            d_x = _through_rectifier(d_r, r, mean, s, d_mean, d_s, n)
+            y, scale, side = ys[block], scales[block], sides[block + 1]
+            n = ctx.n_statistics * side * side
+            share = scale / -n
+            sum_g = d_y.sum(dim=0)
+            known, rest = d_y[:n].mul_(scale), d_y[n:].mul_(scale)
+            known.addcmul_(y[:n], share * sum_gy).add_(share * sum_g)
+            for d_r, of in ((known, y[:n]), (rest, y[n:])):
+                torch.ops.aten.threshold_backward.grad_input(d_r, of - silent[block], 0, grad_input=d_r)
             if block == 0:
-                d_rows = d_x.permute(0, 2, 3, 1).reshape(len(patches), -1)
-                gradients.append((d_rows.T @ patches).view_as(kernels[0]))
+                gradients.append((patches @ d_y).T.reshape(kernels[0].shape))
                 break
-            below, mean, s = maps[block - 1], means[block - 1], scales[block - 1]
-            scaled = kernels[block] * s.view(1, -1, 1, 1)
-            d_r, d_scaled = _conv_backward(d_x, below, scaled)
-            d_constant, d_scaled_too = _conv_backward(-d_x.sum(0, keepdim=True), _constant(mean, below), scaled)
-            d_scaled = d_scaled + d_scaled_too
-            d_mean, d_s = d_constant.sum(dim=(0, 2, 3)), (d_scaled * kernels[block]).sum(dim=(0, 2, 3))
-            gradients.append(d_scaled.mul_(s.view(1, -1, 1, 1)))
+            d_below, d_kernel, _ = torch.ops.aten.convolution_backward(
+                _maps(d_y, side), _maps(ys[block - 1], sides[block]), kernels[block], None,
+                [2, 2], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False],
+            )  # fmt: skip
+            gradients.append(d_kernel)
+            sum_gy = (d_kernel * kernels[block]).sum(dim=(0, 2, 3))
+            d_y = _rows(d_below)
         return None, None, None, *reversed(gradients)
 
 
-def _statistics(r: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and inverse standard deviation of each channel of [n, channels, h, w]."""
-    rows = r.permute(0, 2, 3, 1).flatten(0, 2)
-    mean = rows.mean(0)
-    variance = rows.square().mean(0).sub_(mean.square()).clamp_min_(0.0)
-    return mean, torch.rsqrt(variance.add_(eps))
+def _patches(images: Tensor) -> Tensor:
+    """The pixels under each tap of a one-channel kernel, [9, images * (side / 2)^2]: its convolution is a product."""
+    side = images.shape[-1]
+    padded = F.pad(images[:, 0], (1, 1, 1, 1))
+    return torch.stack([padded[:, i : i + side : 2, j : j + side : 2] for i in range(3) for j in range(3)]).flatten(1)
 
 
-def _through_rectifier(d_r: Tensor, r: Tensor, mean: Tensor, s: Tensor, d_mean: Tensor, d_s: Tensor, n: int) -> Tensor:
-    """Gradient before the ReLU, from that behind it and those of its statistics over the first ``n`` images."""
-    count = n * r.shape[2] * r.shape[3]
-    d_variance = -0.5 * s**3 * d_s
-    slope, shift = 2.0 / count * d_variance, (d_mean - 2.0 * mean * d_variance) / count
-    d_x = torch.empty_like(r)
-    masked = torch.ops.aten.threshold_backward.grad_input
-    own = torch.addcmul(d_r[:n], r[:n], slope.view(1, -1, 1, 1)).add_(shift.view(1, -1, 1, 1))
-    masked(own, r[:n], 0, grad_input=d_x[:n])
-    if n < len(r):
-        masked(d_r[n:], r[n:], 0, grad_input=d_x[n:])
-    return d_x
+def _maps(rows: Tensor, side: int) -> Tensor:
+    return rows.view(-1, side, side, rows.shape[-1]).permute(0, 3, 1, 2)
 
 
-def _constant(mean: Tensor, like: Tensor) -> Tensor:
-    return mean.view(1, -1, 1, 1).expand(1, -1, *like.shape[2:]).contiguous(memory_format=torch.channels_last)
-
-
-def _conv_backward(g: Tensor, x: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    d_x, d_kernel, _ = torch.ops.aten.convolution_backward(
-        g, x, kernel, None, STRIDE, PADDING, [1, 1], False, [0, 0], 1, [True, True, False]
-    )
-    return d_x, d_kernel
+def _rows(maps: Tensor) -> Tensor:
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])

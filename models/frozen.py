@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -196,7 +197,7 @@ def _read(data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
     if not isinstance(data.get("type"), str):
-        return {name: _read(entry) for name, entry in data.items()}
+        return {name: _named(name, entry) for name, entry in data.items()}
     if data["type"] not in KINDS:
         raise ConfigError(f"type {data['type']!r} is unknown: {nearest(data['type'], KINDS)}")
     kind = KINDS[data["type"]]
@@ -213,6 +214,13 @@ def _read(data: Any) -> Any:
     return kind(**values)
 
 
+def _named(name: object, entry: Any) -> Any:
+    try:
+        return _read(entry)
+    except ConfigError as error:
+        raise ConfigError(f"{name!r}: {error}") from None
+
+
 def _rebuild(kind: type[Record], values: dict[str, Any]) -> Record:
     return kind(**values)
 
@@ -222,10 +230,12 @@ def _marks(hint: Any) -> tuple[Any, ...]:
 
 
 def _checked(where: str, value: Any, hint: Any) -> Any:
-    for mark in _marks(hint):
-        value = mark(where, value)
-    hint = hint.__origin__ if _marks(hint) else hint
+    marks, hint = _marks(hint), hint.__origin__ if _marks(hint) else hint
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    for mark in marks:
+        value = mark(where, value)
     for option in options:
         if not isinstance(option, type):
             return value
@@ -239,7 +249,7 @@ def _checked(where: str, value: Any, hint: Any) -> Any:
         if option is float and isinstance(value, (int, np.integer, np.floating)) and not isinstance(value, bool):
             return _checked(where, float(value), hint)
     names = " or ".join("None" if option is type(None) else option.__name__ for option in options)
-    raise ConfigError(f"{where}: {value!r} must be {names}")
+    raise ConfigError(f"{where}: {reprlib.repr(value)} must be {names}")
 
 
 def _numbers(where: str, value: object) -> NDArray[Any]:

@@ -15,7 +15,6 @@ so the second order comes from differentiating that expression once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
@@ -234,17 +233,16 @@ def whole_network_loss(
         weights = [precision.kernel(w, generator) for w in net.conv_weights()]
         readout = precision.round(net.readout.weight, generator)
         weights.append(readout if readout.requires_grad else readout.detach().requires_grad_())
-        images, labels = support[t : t + 1], support_labels[t]
-
-        def logits_of(weights: list[Tensor], x: Tensor = images, q: Tensor = query[t : t + 1]) -> tuple[Tensor, Tensor]:
-            f_support, f_query = net.features(x, q, weights=weights[:-1], differentiable_twice=True)
-            return f_support[0] @ weights[-1].T, f_query[0] @ weights[-1].T
-
+        images, unseen = support[t : t + 1], query[t : t + 1]
         for eta in net.inner_lr:
-            loss = F.cross_entropy(logits_of(weights)[0], labels)
+            kernels = weights[:-1]
+            features, _ = net.features(
+                images, unseen[:, :0], norm="support", weights=kernels, differentiable_twice=True
+            )
+            loss = F.cross_entropy(features[0] @ weights[-1].T, support_labels[t])
             gradients = torch.autograd.grad(loss, weights, create_graph=not first_order)
-            step: Callable[[Tensor], Tensor] = lambda w: precision.round(w, generator)  # noqa: E731
-            weights = [step(w - eta * g) for w, g in zip(weights, gradients, strict=True)]
-        all_logits.append(logits_of(weights)[1])
+            weights = [precision.round(w - eta * g, generator) for w, g in zip(weights, gradients, strict=True)]
+        _, features = net.features(images, unseen, weights=weights[:-1], differentiable_twice=True)
+        all_logits.append(features[0] @ weights[-1].T)
     logits = torch.stack(all_logits)
     return F.cross_entropy(logits.flatten(0, 1), query_labels.flatten()), logits

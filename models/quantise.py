@@ -61,8 +61,9 @@ def _round(x: Tensor, rounding: str, generator: torch.Generator | None) -> Tenso
     if rounding == "nearest":
         return torch.round(x)
     if rounding == "stochastic":
-        noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-        return torch.round(x + noise - 0.5)
+        below = torch.floor(x)
+        u = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        return below + (u >= 1 - (x - below))  # exact where x + u - 0.5 rounds, and would move levels
     raise ConfigError(f"rounding {rounding!r}: choose one of {', '.join(ROUNDINGS)}")
 
 

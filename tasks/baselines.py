@@ -32,7 +32,9 @@ def ridge(support: Tensor, labels: Tensor, query: Tensor, n_way: int, penalty: f
     x, targets = support - centre, F.one_hot(labels, n_way).to(support.dtype) - 1.0 / n_way
     gram = x @ x.transpose(1, 2)
     scale = penalty * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-12)
-    dual = torch.linalg.solve(gram + scale[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype), targets)
+    dual = torch.linalg.solve(
+        gram + scale[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype, device=x.device), targets
+    )
     return (query - centre) @ x.transpose(1, 2) @ dual
 
 

@@ -57,12 +57,20 @@ Learner = Callable[[EpisodeBatch, int], Outcome]
 """(batch, index of its first task) -> outcome. The index names the batch's share of any randomness."""
 
 
-def inner_rates(net: FewshotCNN, updates: int) -> Tensor:
-    """Rates of ``updates`` inner steps: the network's own, the last one repeated when more are asked for."""
+def inner_rates(net: FewshotCNN, updates: int | None, n_way: int) -> Tensor:
+    """Rates of the inner steps for tasks of ``n_way`` classes, [updates].
+
+    The network's own, the last one repeated when more updates are asked for, times n_way over the number of classes it
+    was trained with: the loss is a mean over the support set, of which a class is the n_way-th part, so that this keeps
+    the length of each class's step.
+    """
+    own = net.inner_lr.detach()
+    if updates is None:
+        updates = len(own)
     if updates < 0:
         raise ConfigError(f"updates {updates}: must not be negative")
-    own = net.inner_lr.detach()
-    return torch.cat([own, own[-1:].expand(max(0, updates - len(own)))])[:updates]
+    rates = torch.cat([own, own[-1:].expand(max(0, updates - len(own)))])[:updates]
+    return rates * (n_way / net.config.n_way)
 
 
 def software_learner(
@@ -79,7 +87,6 @@ def software_learner(
         each task with its own rounding; norm: whose statistics normalise (default: the network's).
     """
     precision = precision or Precision()
-    rates = inner_rates(net, len(net.inner_lr) if updates is None else updates)
 
     @torch.no_grad()
     def learn(batch: EpisodeBatch, first: int) -> Outcome:
@@ -95,8 +102,9 @@ def software_learner(
         else:
             kernels = [precision.kernel(w, generator) for w in net.conv_weights()]
             support, query = net.features(batch.support, batch.query, norm=norm, weights=kernels)
-        readout = SoftwareReadout.of(net, len(batch), precision, generator, batch.classes.shape[1])
-        states = adapt(readout, support, batch.support_labels, rates)
+        n_way = batch.classes.shape[1]
+        readout = SoftwareReadout.of(net, len(batch), precision, generator, n_way)
+        states = adapt(readout, support, batch.support_labels, inner_rates(net, updates, n_way))
         logits = torch.stack([state.logits(query) for state in states])
         weights = torch.stack([state.w for state in states])
         return Outcome(logits.cpu(), support.cpu(), query.cpu(), weights.cpu())

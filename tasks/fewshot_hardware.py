@@ -32,11 +32,11 @@ def chip_learner(
     The outcome's ``weights`` are the digital targets; its ``counts`` are ``devices_reprogrammed``,
     ``cells_reprogrammed`` and ``saturated`` (targets clipped to the array's full scale).
     """
-    rates = inner_rates(chip.net, len(chip.net.inner_lr) if updates is None else updates)
 
     def learn(batch: EpisodeBatch, first: int) -> Outcome:
         support, query = chip.features(batch.support, batch.query, read_time_s=read_time_s, norm=norm, first_task=first)
         readout = chip.readout.for_tasks(len(batch), first)
+        rates = inner_rates(chip.net, updates, batch.classes.shape[1])
         states = adapt(readout, support, batch.support_labels, rates)
         logits = torch.stack([state.at(read_time_s).logits(query) for state in states])
         counts = {

@@ -197,7 +197,7 @@ def _draw(
     indices = range(step * config.tasks, (step + 1) * config.tasks)
     if characters is None or glyphs is None:
         return sample_episodes(characters or glyphs, config.episode, config.seed, indices)  # type: ignore[arg-type]
-    synthetic = np.random.default_rng([config.seed, 1, step]).random(config.tasks) < config.glyph_fraction
+    synthetic = np.random.default_rng([config.seed, step, 1]).random(config.tasks) < config.glyph_fraction
     parts = [
         sample_episodes(
             source, config.episode, config.seed, [i for i, s in zip(indices, synthetic, strict=True) if s == of]

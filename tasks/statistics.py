@@ -7,20 +7,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from ovonic.models.errors import ConfigError
 
 __all__ = ["crossed_interval", "error_ratio", "interval", "paired_difference"]
 
-_Z = 1.959963984540054
+
+def _half_width(variance: float, degrees_of_freedom: float) -> float:
+    return float(stats.t.ppf(0.975, degrees_of_freedom)) * math.sqrt(variance)
 
 
 def interval(values: ArrayLike) -> dict[str, Any]:
-    """Mean and 95 % half-width of independent values (normal approximation; None for fewer than two)."""
+    """Mean and 95 % half-width of independent values (Student's t; None for fewer than two)."""
     v = np.asarray(values, dtype=np.float64)
     if v.ndim != 1 or len(v) == 0:
         raise ConfigError(f"an interval needs a list of values, got shape {v.shape}")
-    half = None if len(v) < 2 else _Z * float(v.std(ddof=1)) / math.sqrt(len(v))
+    half = None if len(v) < 2 else _half_width(float(v.var(ddof=1)) / len(v), len(v) - 1)
     return {"mean": float(v.mean()), "ci95": half}
 
 
@@ -29,7 +32,8 @@ def crossed_interval(values: ArrayLike) -> dict[str, Any]:
 
     The variance of the grand mean of a fully crossed table is  s_chip / C + s_task / T + s_rest / (C T)  with the
     variance components of the two-way layout, estimated here by its mean squares (Cornfield and Tukey 1956):
-    (MS_chip + MS_task - MS_rest) / (C T). With one chip only the tasks are sampled.
+    (MS_chip + MS_task - MS_rest) / (C T). Its degrees of freedom are Satterthwaite's (1946), and never fewer than those
+    of the rarer factor, so that few chips widen the interval. With one chip only the tasks are sampled.
     """
     v = np.asarray(values, dtype=np.float64)
     if v.ndim != 2:
@@ -42,13 +46,19 @@ def crossed_interval(values: ArrayLike) -> dict[str, Any]:
     ms_task = chips * np.sum((columns - mean) ** 2) / (tasks - 1)
     rest = v - rows[:, None] - columns[None] + mean
     ms_rest = np.sum(rest**2) / ((chips - 1) * (tasks - 1))
-    variance = max(ms_chip + ms_task - ms_rest, ms_rest) / (chips * tasks)
-    return {"mean": float(mean), "ci95": _Z * math.sqrt(variance)}
+    total, df = ms_chip + ms_task - ms_rest, float((chips - 1) * (tasks - 1))
+    if total > ms_rest:
+        df = total**2 / (ms_chip**2 / (chips - 1) + ms_task**2 / (tasks - 1) + ms_rest**2 / df)
+    half = _half_width(max(total, ms_rest) / (chips * tasks), max(df, min(chips, tasks) - 1))
+    return {"mean": float(mean), "ci95": half}
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:
     """Mean and half-width of a - b on the same tasks."""
-    return interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ConfigError(f"values {a.shape} and {b.shape} are not of the same tasks")
+    return interval(a - b)
 
 
 def error_ratio(hardware: ArrayLike, software: ArrayLike, *, seed: int, resamples: int = 4000) -> dict[str, Any]:
@@ -71,7 +81,7 @@ def error_ratio(hardware: ArrayLike, software: ArrayLike, *, seed: int, resample
         chips = rng.integers(h.shape[0], size=h.shape[0])
         below = s[tasks].mean()
         ratios[i] = h[chips][:, tasks].mean() / below if below > 0 else np.inf
-    low, high = np.percentile(ratios, [2.5, 97.5])
+    low, high = np.percentile(ratios, [2.5, 97.5], method="inverted_cdf")
     return {
         "ratio": float(h.mean() / s.mean()),
         "low": float(low),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from ovonic.models.errors import ConfigError
 from ovonic.tasks.statistics import crossed_interval, error_ratio, interval, paired_difference
@@ -25,7 +26,7 @@ values = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
 
 
 def test_interval_by_hand() -> None:
-    assert interval([1.0, 2.0, 3.0]) == {"mean": 2.0, "ci95": pytest.approx(1.959964 / math.sqrt(3), rel=1e-6)}
+    assert interval([1.0, 2.0, 3.0]) == {"mean": 2.0, "ci95": pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)}
     assert interval([0.5]) == {"mean": 0.5, "ci95": None}
     assert interval([0.25] * 4) == {"mean": 0.25, "ci95": 0.0}
 
@@ -106,11 +107,15 @@ def test_cells_taken_as_independent_would_cover_half_as_often() -> None:
 
 
 def test_crossed_interval_of_chips_alone_or_tasks_alone() -> None:
-    """Rows that differ only by chip are a sample of chips; columns that differ only by task one of tasks."""
+    """Rows that differ only by chip are a sample of chips, columns that differ only by task one of tasks.
+
+    The half-width is that of the plain sample, or more by up to Student's quantile of as many values.
+    """
     chips, tasks = np.array([0.8, 0.9, 0.95, 0.85]), np.array([0.7, 1.0, 0.9, 0.8, 0.95, 0.75])
-    by_chip = crossed_interval(np.repeat(chips[:, None], 6, axis=1))
-    assert by_chip == pytest.approx(interval(chips))
-    assert crossed_interval(np.repeat(tasks[None], 4, axis=0)) == pytest.approx(interval(tasks))
+    for table, sample in ((np.repeat(chips[:, None], 6, 1), chips), (np.repeat(tasks[None], 4, 0), tasks)):
+        ours, plain = crossed_interval(table), interval(sample)
+        assert ours["mean"] == pytest.approx(plain["mean"])
+        assert 1 - 1e-9 <= ours["ci95"] / plain["ci95"] <= student.ppf(0.975, len(sample) - 1) / 1.959964 * 1.01
 
 
 def test_one_chip_or_one_task_is_a_plain_sample() -> None:

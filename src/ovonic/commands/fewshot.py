@@ -34,6 +34,7 @@ Data = Annotated[
 ]
 Folds = Annotated[int | None, typer.Option(help="Folds of the cross-validation over alphabets.")]
 Fold = Annotated[int, typer.Option(help="The fold that is tested.")]
+GlyphAlphabets = Annotated[int | None, typer.Option(min=1, help="Glyph alphabets (default: all of the split).")]
 DataSeed = Annotated[int, typer.Option(min=0, help="Seed of the glyphs and of the folds.")]
 Way = Annotated[int, typer.Option(help="Classes a task.")]
 Shot = Annotated[int, typer.Option(help="Labelled drawings a class.")]
@@ -60,7 +61,7 @@ def train(
     folds: Folds = None,
     fold: Fold = 0,
     data_seed: DataSeed = 0,
-    glyph_alphabets: Annotated[int | None, typer.Option(min=1, help="Glyph alphabets to train on.")] = None,
+    glyph_alphabets: GlyphAlphabets = None,
     glyph_fraction: Annotated[float, typer.Option(help="Share of tasks from glyphs where both are given.")] = 0.5,
     steps: Annotated[int, typer.Option(min=1)] = 3000,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks an outer step.")] = 32,
@@ -183,6 +184,7 @@ def evaluate(
     folds: Folds = None,
     fold: Fold = 0,
     data_seed: DataSeed = 0,
+    glyph_alphabets: GlyphAlphabets = None,
     sampler: Annotated[str, typer.Option(help="distinct, replacement or published.")] = "distinct",
     norm: Norm = None,
     way: Way = 5,
@@ -219,7 +221,9 @@ def evaluate(
     net = net.to(device)
     precision = Precision(bits or provenance.get("precision", 32), rounding)
     spec = EpisodeSpec(way, shot, queries, sampler=sampler, within_alphabet=within_alphabet)
-    characters = load_characters(data or ["glyphs"], split, folds=folds, fold=fold, seed=data_seed)
+    characters = load_characters(
+        data or ["glyphs"], split, folds=folds, fold=fold, seed=data_seed, glyph_alphabets=glyph_alphabets
+    )
     learner = software_learner(net, updates=updates, precision=precision, norm=norm, seed=seed)
     programs = []
     if hardware == "aihwkit":
