@@ -184,7 +184,7 @@ def leak(v: Tensor, u: Tensor, d: Dynamics | Readout) -> Tensor:
 
 
 def product(z: Tensor, weight: Tensor) -> Tensor:
-    """z W for W [in, out]; for [B, in, out], one a sample; or z * w for w [n]."""
+    """z W for W [in, out], or [B, in, out], one a sample; z * w for w [n]."""
     if weight.ndim == 1:
         return z * weight
     if weight.ndim == 3 and z.ndim == 2:

@@ -42,7 +42,7 @@ def run(
         inputs: [B, T, *shape] of a floating dtype, which is the run's; by name where the network has several.
         weights: replacements by name: tensors, or callables for linear layers and recurrence.
         surrogate, paths: of ``lif.step``.
-    Raises: ConfigError: an input is missing, unknown, or of the wrong shape; an unknown weight.
+    Raises: ConfigError: an input or a weight is missing, unknown, or of the wrong shape.
     """
     given = _inputs(network, inputs)
     like = next(iter(given.values()))
@@ -137,9 +137,15 @@ def _inputs(network: Network, inputs: Tensor | Mapping[str, Tensor]) -> dict[str
 
 def _weights(network: Network, replaced: Mapping[str, Any], like: Tensor) -> dict[str, Any]:
     known = network.weights()
-    for name in replaced:
+    for name, weight in replaced.items():
         if name not in known:
             raise ConfigError(f"weights {name!r}: {nearest(name, known)}")
+        due, convolution = known[name].shape, isinstance(network.layers[name.split(".")[0]], Conv)
+        if isinstance(weight, Tensor):
+            if tuple(weight.shape) not in ((due,) if convolution else (due, (len(like), *due))):
+                raise ConfigError(f"weights {name!r}: shape {tuple(weight.shape)} where {due} is due")
+        elif convolution or name.endswith(".bias"):
+            raise ConfigError(f"weights {name!r}: only the product of a linear layer or a recurrence may be a callable")
     fixed = {
         name: torch.tensor(array, dtype=like.dtype, device=like.device)
         for name, array in known.items()
@@ -153,6 +159,8 @@ def _recurrence(layer: Spiking, weight: Any) -> tuple[Product | None, int]:
         return None, 1
     if not isinstance(weight, Tensor):
         return weight, layer.recurrence.delay
+    if layer.recurrence.weight.ndim == 1:
+        return functools.partial(torch.mul, weight), layer.recurrence.delay
     weight = masked(weight) if layer.recurrence.masked_diagonal else weight
     return functools.partial(product, weight=weight), layer.recurrence.delay
 
@@ -168,7 +176,7 @@ def _delayed(y: Tensor, delay: int) -> Tensor:
 def _stateless(x: Tensor, layer: Layer, weight: Any, bias: Tensor | None) -> Tensor:
     if isinstance(layer, Linear):
         y = product(x, weight) if isinstance(weight, Tensor) else weight(x)
-        return y if bias is None else y + bias
+        return y if bias is None else y + (bias if bias.ndim == 1 else bias.unsqueeze(1))
     batch, flat = x.shape[:2], x.flatten(0, 1)
     if isinstance(layer, Flatten):
         return x.flatten(2)

@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -155,6 +157,11 @@ def test_nothing_can_be_changed() -> None:
         network.dt_ms = 2  # type: ignore[misc]
     with pytest.raises(TypeError):
         network.layers["w"] = Flatten()  # type: ignore[index]
+
+
+def test_the_description_needs_no_framework() -> None:
+    probe = "import sys, ovonic.models.network; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
 def test_float32_weights_come_back_as_they_were() -> None:

@@ -151,8 +151,12 @@ def test_a_read_out_by_hand() -> None:
 # ------------------------------------------------------------------------------------------------ weights
 
 
-def test_weights_one_a_sample_and_products_from_outside() -> None:
+@pytest.mark.parametrize("one_to_one", [False, True])
+def test_weights_one_a_sample(one_to_one: bool) -> None:
     network, x = _recurrent(delay=2), _spikes(3, 9, 3)
+    if one_to_one:
+        hidden = network.layers["hidden"].replace(recurrence=Recurrence(_dyadic(5), 2))
+        network = network.replace(layers={**network.layers, "hidden": hidden})
     own = {
         name: torch.tensor(np.stack([w + _dyadic(*w.shape) for _ in range(3)])) for name, w in network.weights().items()
     }
@@ -163,7 +167,9 @@ def test_weights_one_a_sample_and_products_from_outside() -> None:
         assert torch.equal(together["hidden"].spikes[sample], alone["hidden"].spikes[0])
         assert torch.equal(together.readout[sample], alone.readout[0])
 
-    calls: list[int] = []
+
+def test_products_from_outside() -> None:
+    network, x, calls = _recurrent(delay=2), _spikes(3, 9, 3), []
 
     def crossbar(z: Tensor) -> Tensor:
         calls.append(1)
@@ -203,6 +209,9 @@ def test_float32_runs_in_float32() -> None:
         ({"y": torch.zeros(2, 9, 3)}, {}, r"input 'y': choose one of 'x'"),
         ({}, {}, r"inputs: x missing"),
         (torch.zeros(2, 9, 3), {"in.weigth": torch.zeros(3, 5)}, r"weights 'in.weigth': did you mean 'in.weight'"),
+        (torch.zeros(2, 9, 3), {"in.weight": torch.zeros(5, 3)}, r"weights 'in.weight': shape \(5, 3\) where \(3, 5\)"),
+        (torch.zeros(2, 9, 3), {"in.weight": torch.zeros(4, 3, 5)}, r"weights 'in.weight': shape \(4, 3, 5\)"),
+        (torch.zeros(2, 9, 3), {"in.bias": abs}, r"weights 'in.bias': only the product"),
     ],
 )
 def test_what_does_not_fit_is_refused(inputs: object, weights: object, message: str) -> None:
