@@ -91,8 +91,8 @@ class StatefulReadout:
             )
         model = load_tiles().make_noise_model(hardware)
         rounding = torch.Generator().manual_seed(derive_seed(seed, "round", 0))
-        target = precision.round(weight.detach()[None].clone(), rounding)
-        w_max = hardware.readout_scale(target, precision.bits)
+        target = precision.round_readout(weight.detach()[None].clone(), rounding)
+        w_max = hardware.readout_scale(target, precision)
         w = target.clamp(-w_max, w_max)
         devices = program(
             model,
@@ -149,7 +149,7 @@ class StatefulReadout:
         rounding = torch.Generator().manual_seed(derive_seed(self.seed, "round", self.programmings))
         if self.update_step is not None:
             delta = round_to_step(delta, self.update_step, "stochastic", rounding)
-        target = self.precision.round(self.w + delta, rounding)
+        target = self.precision.round_readout(self.w + delta, rounding)
         w = target.clamp(-self.w_max, self.w_max)
         devices, touched = reprogram(
             self.devices,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,11 +69,15 @@ class CNNConfig:
 class FewshotCNN(nn.Module):
     """The network: ``convs`` (4 plain Conv2d), ``readout`` (Linear, no bias), ``inner_lr`` [updates].
 
-    Convolutions are plain modules, so that a hardware adapter can replace them by analog ones.
+    Convolutions are plain modules, so that a hardware adapter can replace them by analog ones. ``provenance`` says where
+    loaded weights come from.
     """
+
+    provenance: dict[str, Any]
 
     def __init__(self, config: CNNConfig | None = None, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        self.provenance = {}
         self.config = config = config or CNNConfig()
         self.convs = nn.ModuleList(
             nn.Conv2d(1 if block == 0 else config.channels, config.channels, 3, stride=2, padding=1, bias=False)

@@ -45,12 +45,15 @@ class Precision:
     Attributes:
         bits: 32 (no rounding) or 2..16; the grid of ``models.quantise``.
         rounding: ``"stochastic"`` or ``"nearest"``, at the start of a task and on every W + dW.
+        readout_range: full scale of the read-out's grid, whose levels are the grid's times this: adapted read-out
+            weights are small, and the array that holds them has a scale of its own (published: 1).
         weight_noise: standard deviation of Gaussian noise on every kernel, one draw a task, in units of the layer's
             largest |w|: the crude stand-in for programming error in noise-aware meta-training. 0 is none.
     """
 
     bits: int = 32
     rounding: str = "stochastic"
+    readout_range: float = 1.0
     weight_noise: float = 0.0
 
     def __post_init__(self) -> None:
@@ -58,6 +61,8 @@ class Precision:
             raise ConfigError(f"bits {self.bits}: choose 32 (no rounding) or 2 to 16")
         if self.rounding not in ROUNDINGS:
             raise ConfigError(f"rounding {self.rounding!r}: choose one of {', '.join(ROUNDINGS)}")
+        if not self.readout_range > 0:
+            raise ConfigError(f"readout_range {self.readout_range}: must be positive")
         if self.weight_noise < 0:
             raise ConfigError(f"weight_noise {self.weight_noise}: must not be negative")
 
@@ -68,6 +73,9 @@ class Precision:
 
     def round(self, w: Tensor, generator: torch.Generator | None) -> Tensor:
         return quantise(w, self.bits, self.rounding, generator)
+
+    def round_readout(self, w: Tensor, generator: torch.Generator | None) -> Tensor:
+        return self.round(w / self.readout_range, generator) * self.readout_range if self.bits != 32 else w
 
     def kernel(self, w: Tensor, generator: torch.Generator | None) -> Tensor:
         """The kernel one task sees: rounded, then disturbed; gradients pass straight through."""
@@ -109,13 +117,14 @@ class SoftwareReadout:
     ) -> SoftwareReadout:
         """The network's initial read-out for ``n_way`` classes (default: its own), rounded for each task."""
         w = net.initial_readout(n_way).expand(tasks, -1, -1)
-        return cls(precision.round(w, generator), precision, generator)
+        return cls(precision.round_readout(w, generator), precision, generator)
 
     def logits(self, features: Tensor) -> Tensor:
         return features @ self.w.transpose(1, 2)
 
     def updated(self, delta: Tensor) -> SoftwareReadout:
-        return SoftwareReadout(self.precision.round(self.w + delta, self.generator), self.precision, self.generator)
+        w = self.precision.round_readout(self.w + delta, self.generator)
+        return SoftwareReadout(w, self.precision, self.generator)
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
@@ -231,7 +240,7 @@ def whole_network_loss(
     all_logits = []
     for t in range(len(support)):
         weights = [precision.kernel(w, generator) for w in net.conv_weights()]
-        readout = precision.round(net.readout.weight, generator)
+        readout = precision.round_readout(net.readout.weight, generator)
         weights.append(readout if readout.requires_grad else readout.detach().requires_grad_())
         images, unseen = support[t : t + 1], query[t : t + 1]
         for eta in net.inner_lr:
@@ -241,7 +250,9 @@ def whole_network_loss(
             )
             loss = F.cross_entropy(features[0] @ weights[-1].T, support_labels[t])
             gradients = torch.autograd.grad(loss, weights, create_graph=not first_order)
-            weights = [precision.round(w - eta * g, generator) for w, g in zip(weights, gradients, strict=True)]
+            *kernels, readout = (w - eta * g for w, g in zip(weights, gradients, strict=True))
+            weights = [precision.round(kernel, generator) for kernel in kernels]
+            weights.append(precision.round_readout(readout, generator))
         _, features = net.features(images, unseen, weights=weights[:-1], differentiable_twice=True)
         all_logits.append(features[0] @ weights[-1].T)
     logits = torch.stack(all_logits)

@@ -121,7 +121,7 @@ def training_run(
         "steps": config.steps,
         "seed": config.seed,
         "validation": state.validation[-1] if state.validation else None,
-        "readout_w_max": _largest_weight(trained, config, held_out),
+        "readout_w_max": _readout_scale(trained, config, held_out),
     }
     save_fewshot(out / WEIGHTS, trained, training)
     return trained, state
@@ -139,8 +139,10 @@ def read_metrics(run: Path) -> dict[str, Any]:
         raise DataError(f"{run}: no readable {METRICS} of a training run ({error!r})") from error
 
 
-def _largest_weight(net: FewshotCNN, config: TrainingConfig, characters: CharacterSet) -> float:
-    """Largest |w| of the read-out over the learning of 200 held-out tasks: the full scale an array of it needs."""
+def _readout_scale(net: FewshotCNN, config: TrainingConfig, characters: CharacterSet) -> float:
+    """Full scale of the read-out's array: its grid's range, or the largest |w| as 200 held-out tasks are learned."""
+    if config.precision.bits != 32:
+        return config.precision.readout_range
     spec = replace(config.episode, rotate=False, mirror=False)
     learner = software_learner(net, precision=config.precision, seed=config.seed)
     outcomes = run_tasks(learner, characters, spec, 200, seed=config.seed)

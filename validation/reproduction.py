@@ -96,7 +96,7 @@ def reproduce_fewshot(
     for name, run in RUNS.items():
         net, origin = resolve_fewshot(run.weights)
         used[run.weights] = origin
-        precision = Precision(origin["precision"])
+        precision = Precision(origin["precision"], readout_range=readout_w_max(origin) or 1.0)
         chips = []
         if run.noise_model is not None:
             chips = aihwkit_chips(

@@ -37,7 +37,7 @@ def load(source: str | Path) -> FewshotCNN:
     from ovonic.adapters.weights import resolve_fewshot
 
     net, provenance = resolve_fewshot(source)
-    net.__dict__["provenance"] = provenance
+    net.provenance = provenance
     return net
 
 

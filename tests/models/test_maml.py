@@ -329,7 +329,7 @@ def test_four_bit_gradient_is_the_straight_through_one() -> None:
     _assert_equal(_gradients(net), torch.autograd.grad(expected, leaves))
 
 
-@pytest.mark.parametrize("precision", [Precision(4), Precision(weight_noise=0.05), Precision(4, "nearest", 0.05)])
+@pytest.mark.parametrize("precision", [Precision(4), Precision(weight_noise=0.05), Precision(4, "nearest", weight_noise=0.05)])
 def test_a_generator_names_the_draw_and_each_task_has_its_own(precision: Precision) -> None:
     one = _batch(1)
     twice = tuple(torch.cat([x, x]) for x in one)

@@ -83,6 +83,7 @@ def train(
     adapt: Annotated[str, typer.Option(help="head (ANIL), or network (MAML proper).")] = "head",
     bits: Bits = None,
     rounding: Rounding = "stochastic",
+    readout_range: Annotated[float, typer.Option(help="Full scale of the read-out's grid at few bits.")] = 0.2,
     weight_noise: Annotated[float, typer.Option(help="Gaussian noise on the kernels, share of max|w|.")] = 0.0,
     init: Annotated[str | None, typer.Option(help="Start from these weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the folder's run.")] = False,
@@ -111,7 +112,7 @@ def train(
     config = TrainingConfig(
         network=CNNConfig(way, channels, norm=norm or "support", updates=updates, inner_lr=inner_lr),
         episode=EpisodeSpec(way, shot, queries, True, mirror, sampler, within_alphabet),
-        precision=Precision(bits or 32, rounding, weight_noise),
+        precision=Precision(bits or 32, rounding, readout_range, weight_noise),
         steps=steps,
         tasks=tasks,
         lr=lr,
@@ -208,6 +209,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure accuracy on tasks never trained on, beside the baselines; on hardware beside the software twin."""
+    from ovonic.adapters.weights import readout_w_max
     from ovonic.models.maml import Precision
     from ovonic.tasks.datasets import load_characters
     from ovonic.tasks.episodes import EpisodeSpec
@@ -219,7 +221,7 @@ def evaluate(
     parse_device(device)
     net, provenance = _load(weights)
     net = net.to(device)
-    precision = Precision(bits or provenance.get("precision", 32), rounding)
+    precision = Precision(bits or provenance.get("precision", 32), rounding, readout_w_max(provenance) or 1.0)
     spec = EpisodeSpec(way, shot, queries, sampler=sampler, within_alphabet=within_alphabet)
     characters = load_characters(
         data or ["glyphs"], split, folds=folds, fold=fold, seed=data_seed, glyph_alphabets=glyph_alphabets
@@ -227,7 +229,6 @@ def evaluate(
     learner = software_learner(net, updates=updates, precision=precision, norm=norm, seed=seed)
     programs = []
     if hardware == "aihwkit":
-        from ovonic.adapters.weights import readout_w_max
         from ovonic.tasks.fewshot_hardware import aihwkit_chips
 
         programs = aihwkit_chips(
@@ -281,13 +282,14 @@ def one_shot(
     json: JsonFile = None,
 ) -> None:
     """Lake's within-alphabet 20-way one-shot classification: the 20 fixed runs of Omniglot."""
+    from ovonic.adapters.weights import readout_w_max
     from ovonic.models.maml import Precision
     from ovonic.tasks.fewshot import one_shot_accuracy, software_learner
     from ovonic.tasks.one_shot_runs import load_one_shot_runs
     from ovonic.tasks.statistics import interval
 
     net, provenance = _load(weights)
-    precision = Precision(bits or provenance.get("precision", 32), rounding)
+    precision = Precision(bits or provenance.get("precision", 32), rounding, readout_w_max(provenance) or 1.0)
     loaded = load_one_shot_runs(runs)
     learner = software_learner(net, updates=updates, precision=precision, norm=norm, seed=seed)
     accuracy = one_shot_accuracy(learner, loaded)
@@ -315,16 +317,16 @@ def adapt(
     json: JsonFile = None,
 ) -> None:
     """Learn your own classes from a few labelled drawings each, on simulated PCM, and classify new drawings."""
+    from ovonic.adapters.weights import readout_w_max
     from ovonic.models.maml import Precision
     from ovonic.tasks.fewshot import classify, software_learner
     from ovonic.tasks.pictures import load_images, load_labelled_folder
 
     _check_hardware(hardware)
     net, provenance = _load(weights)
-    precision = Precision(bits or provenance.get("precision", 32), rounding)
+    precision = Precision(bits or provenance.get("precision", 32), rounding, readout_w_max(provenance) or 1.0)
     examples = load_labelled_folder(support, invert=invert)
     if hardware == "aihwkit":
-        from ovonic.adapters.weights import readout_w_max
         from ovonic.tasks.fewshot_hardware import aihwkit_chips
 
         learner = aihwkit_chips(
