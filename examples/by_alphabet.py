@@ -2,8 +2,8 @@
 
     uv run python examples/by_alphabet.py images_background_small1.zip images_background_small2.zip
 
-The weights were meta-trained on generated glyphs alone, so every alphabet is one they never saw. Classes of one alphabet
-resemble each other: this is harder than tasks mixed from all alphabets. Options: --bits 4, --way 20 --shot 1.
+The weights were meta-trained on generated glyphs alone, so every alphabet is one they never saw. Classes of one
+alphabet resemble each other: this is harder than tasks mixed from all alphabets. Options: --bits 4, --way 20 --shot 1.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     spec = EpisodeSpec(options.way, options.shot, queries=5)
     means = []
     for name in characters.alphabet_names:
-        alphabet = characters.select(lambda a, name=name: a == name)
+        alphabet = characters.select([i for i, a in enumerate(characters.alphabets) if a == name])
         if len(alphabet) < options.way:
             print(f"{name:24} {len(alphabet)} characters: too few for {options.way} ways")
             continue

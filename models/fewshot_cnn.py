@@ -69,8 +69,8 @@ class CNNConfig:
 class FewshotCNN(nn.Module):
     """The network: ``convs`` (4 plain Conv2d), ``readout`` (Linear, no bias), ``inner_lr`` [updates].
 
-    Convolutions are plain modules, so that a hardware adapter can replace them by analog ones. ``provenance`` says where
-    loaded weights come from.
+    Convolutions are plain modules, so that a hardware adapter can replace them by analog ones. ``provenance`` says
+    where loaded weights come from.
     """
 
     provenance: dict[str, Any]

@@ -63,10 +63,10 @@ class Run:
 RUNS: dict[str, Run] = {
     "software_32bit": Run("fewshot-32bit", 400),
     "software_4bit": Run("fewshot-4bit", 400),
-    "pcm_32bit": Run("fewshot-32bit", 100, "pcm", chips=3),
-    "hermes_32bit": Run("fewshot-32bit", 100, "hermes", chips=3),
-    "pcm_4bit": Run("fewshot-4bit", 100, "pcm", chips=3),
-    "pcm_32bit_day": Run("fewshot-32bit", 100, "pcm", DAY_S, chips=3),
+    "pcm_32bit": Run("fewshot-32bit", 200, "pcm", chips=4),
+    "hermes_32bit": Run("fewshot-32bit", 200, "hermes", chips=4),
+    "pcm_4bit": Run("fewshot-4bit", 200, "pcm", chips=4),
+    "pcm_32bit_day": Run("fewshot-32bit", 200, "pcm", DAY_S, chips=4),
 }
 LABELS = {
     "software_32bit": "software, 32 bit",

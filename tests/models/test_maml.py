@@ -329,7 +329,9 @@ def test_four_bit_gradient_is_the_straight_through_one() -> None:
     _assert_equal(_gradients(net), torch.autograd.grad(expected, leaves))
 
 
-@pytest.mark.parametrize("precision", [Precision(4), Precision(weight_noise=0.05), Precision(4, "nearest", weight_noise=0.05)])
+@pytest.mark.parametrize(
+    "precision", [Precision(4), Precision(weight_noise=0.05), Precision(4, "nearest", weight_noise=0.05)]
+)
 def test_a_generator_names_the_draw_and_each_task_has_its_own(precision: Precision) -> None:
     one = _batch(1)
     twice = tuple(torch.cat([x, x]) for x in one)
@@ -524,3 +526,16 @@ def test_golden_batch(shared: Path) -> None:
             error = (ours - reference).abs().max().item()
             assert error <= tolerance, f"{name} ({ours.dtype}): {error:.2e} > {tolerance:.0e}"
         assert 5 * (single[name] - double[name]).abs().max() < (double[name] - reference).abs().max(), name
+
+
+def test_few_bit_readouts_lie_on_a_grid_of_their_own_range() -> None:
+    precision = Precision(4, readout_range=0.2)
+    generator = torch.Generator().manual_seed(0)
+    w = precision.round_readout(torch.linspace(-0.3, 0.3, 1001), generator)
+    steps = w / (0.2 / 8)
+    assert torch.allclose(steps, steps.round(), atol=1e-5)
+    assert (w.min().item(), w.max().item()) == pytest.approx((-0.2, 0.2 * 7 / 8))
+    untouched = torch.linspace(-3, 3, 7)
+    assert torch.equal(Precision(32, readout_range=0.2).round_readout(untouched, None), untouched)
+    with pytest.raises(ConfigError, match="readout_range"):
+        Precision(4, readout_range=0.0)

@@ -356,6 +356,17 @@ def adapt(
     write_json(json, "fewshot-adapt", {"predictions": predictions}, config, used)
 
 
+@app.command()
+def download(
+    folder: Annotated[Path, typer.Argument(help="Folder of the zips.")],
+) -> None:
+    """Fetch the full Omniglot set through torchvision: images_background.zip and images_evaluation.zip."""
+    from ovonic.tasks.omniglot import download_omniglot
+
+    for background in (True, False):
+        typer.echo(str(download_omniglot(folder, background)))
+
+
 def _load(weights: str) -> tuple[FewshotCNN, dict[str, Any]]:
     from ovonic.adapters.weights import resolve_fewshot
 
