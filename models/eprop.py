@@ -43,7 +43,6 @@ def eprop(
     surrogate: Surrogate = PUBLISHED_SLOPE,
     paths: Paths = EPROP,
     per_sample: bool = False,
-    normalised: bool = False,
     masked_too: bool = False,
 ) -> dict[str, Tensor]:
     """The gradients of all weights that enter the spiking layers with a signal and the read-outs with an error.
@@ -56,7 +55,6 @@ def eprop(
         surrogate: slope of a spike.
         paths: ``EPROP``, or ``EPROP_FIXED_THRESHOLD`` of ``models.eligibility``: what an adapting threshold passes on.
         per_sample: keep the batch: [B, in, out], not [in, out].
-        normalised: NEST's factor 1 - kappa in the read-outs' gradients, as ``learning_signals`` has it for the others.
         masked_too: give the masked diagonal of a recurrence what it would get unmasked (published), not zero.
     Returns: gradients by name as ``Network.weights`` names them; differentiable in trace and signals.
     Raises: ConfigError: naming the layer: an unknown name, a shape, a layer between that is not linear, or dynamics for
@@ -91,7 +89,7 @@ def eprop(
             mask = layer.recurrence.masked_diagonal and not masked_too
             gradients[f"{name}.recurrence"] = masked(gradient) if mask else gradient
     for name in readers_of(network, errors or {}):
-        given[name] = given.get(name, 0.0) + error_at_linear(network, name, errors or {}, normalised)
+        given[name] = given.get(name, 0.0) + error_at_linear(network, name, errors or {})
     for name, back in given.items():
         layer = network.layers[name]
         assert isinstance(layer, Linear)

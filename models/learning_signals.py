@@ -12,7 +12,8 @@ From the error of a leaky read-out y (decay kappa, weights W_out), with E a func
 
 The filter by kappa is written on the error here; Bellec et al. write it on the eligibility, ebar[t] = kappa ebar[t-1] +
 e[t], which sums to the same. NEST's neurons use ebar[t] = kappa ebar[t-1] + (1 - kappa) e[t]: ``normalised=True``
-multiplies the signal by 1 - kappa beside whatever gain the read-out has (NEST's has none).
+multiplies the signal by 1 - kappa beside whatever gain the read-out has. NEST's read-out has none, and its own weights'
+gradient is not normalised.
 
 Rates: E = strength / 2 sum_j (f_j - target)^2 with f_j the mean of z over batch and time adds to L the constant
 strength (f_j - target) / (B T).

@@ -463,9 +463,8 @@ class NaturalEProp(nn.Module):
     def signals(self, lsg_input: Tensor, products: Products | None = None) -> Trace:
         """Run the LSG on clock and target, [B, T, clock + target]; the trace's read-out is the learning signal."""
         lsg = self.lsg
-        return self.engine(
-            lsg.network, lsg_input, _placed(lsg.network, lsg.weights(), {}, products), lsg.surrogate, lsg.paths
-        )
+        weights = _placed(lsg.network, lsg.weights(), {}, products)
+        return self.engine(lsg.network, lsg_input, weights, lsg.surrogate, lsg.paths)
 
     def forward(
         self,
@@ -494,19 +493,9 @@ class NaturalEProp(nn.Module):
         products: Products | None = None,
     ) -> Lesson:
         """A lesson with given learning signals, as controls need (random, shuffled)."""
-        t = self.trainee
-        return teach(
-            t.network,
-            clock,
-            learning_signal,
-            inner,
-            t.weights(),
-            products,
-            generator,
-            t.surrogate,
-            t.paths,
-            self.engine,
-        )
+        t, engine = self.trainee, self.engine
+        options = (inner, t.weights(), products, generator, t.surrogate, t.paths, engine)
+        return teach(t.network, clock, learning_signal, *options)
 
     def describe(self) -> Pair:
         """The networks with the present weights."""

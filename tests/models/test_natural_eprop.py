@@ -501,6 +501,10 @@ def test_initial_weights() -> None:
         assert weight.std() == pytest.approx(deviation, rel=4 / (2 * weight.size) ** 0.5), name
         assert abs(weight.mean()) < 4 * deviation / weight.size**0.5
     assert abs(pair.lsg.weights()["out.weight"]).max() <= (6 / 1050) ** 0.5
+    layer = pair.lsg.layers["lsg"]
+    assert isinstance(layer, Spiking)
+    assert layer.dynamics.adaptation is not None
+    assert np.array_equal(layer.dynamics.adaptation.beta, [0.0] * 560 + [1.6] * 240)
 
 
 def test_the_module_describes_itself() -> None:
