@@ -70,8 +70,9 @@ class Hardware:
         noise_model: ``"pcm"`` (aihwkit's PCMLikeNoiseModel, g_max 25 uS), ``"hermes"`` (HermesNoiseModel of one device,
             g_max 10.35 uS: each of the four devices is drawn by itself, so the two-device fit would average twice),
             ``"none"`` (ideal devices behind real converters), or an aihwkit noise model object.
-        split: how a weight fills the two devices of its polarity: ``"equal"`` (both alike: both stand on one bitline
-            and are read as one current), or ``"fill"`` (the first to g_max, then the second).
+        split: how a weight fills the two devices of its polarity: ``"fill"`` (the first to g_max, then the second: the
+            smaller programming error, and half the devices to program), or ``"equal"`` (both alike: both stand on one
+            bitline and are read as one current).
         zero_targets: what a device with target 0 holds. ``"noisy"``: the noise model's draw, clamped at 0 uS, as
             aihwkit has it: pulls every weight towards zero by about 0.2 uS of its 50 uS scale (pcm, two idle devices of
             0.10 uS each). ``"reset"``: exactly 0 uS, the published convention: amorphous and left alone. The model of
@@ -99,7 +100,7 @@ class Hardware:
     """
 
     noise_model: str | NoiseModel = "pcm"
-    split: str = "equal"
+    split: str = "fill"
     zero_targets: str = "noisy"
     scale: str = "column"
     rows: int = 256

@@ -24,8 +24,8 @@ adaptation is a choice: ``EPROP`` keeps the dependence of the threshold on past 
 eps_b above); ``EPROP_FIXED_THRESHOLD`` does not, as in the published learning-signal generator, and then an adapting
 neuron's rule is a LIF's with the adapted threshold in psi. Each equals reverse-mode differentiation under those paths.
 
-Reference: Bellec et al., Nature Communications 11:3625 (2020), eqs. 13, 14, 20 to 25. We depart from it in the reset to
-a value and the frozen membrane, which it does not treat.
+Reference: Bellec et al., Nature Communications 11:3625 (2020), Methods: eligibility traces of LIF and ALIF. We add the
+reset to a value and the frozen membrane, which it does not treat.
 """
 
 from __future__ import annotations

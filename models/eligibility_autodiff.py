@@ -20,7 +20,7 @@ neurons at once, since they are diagonal across neurons. Backward, because a sur
 What e-prop detaches is the step's own matter: recurrence is outside the step and never passes; a reset through which
 the step lets gradient flow stays in the eligibility (``lif.step`` under ``EPROP`` detaches it).
 
-Reference: Bellec et al., Nature Communications 11:3625 (2020), eqs. 11 to 14, for a general neuron model.
+Reference: Bellec et al., Nature Communications 11:3625 (2020), Methods: eligibility vectors of a general neuron.
 """
 
 from __future__ import annotations

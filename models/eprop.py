@@ -68,6 +68,8 @@ def eprop(
             raise ConfigError(f"signals {name!r}: no such spiking layer in network and trace: {nearest(name, known)}")
         layer = network.layers[name]
         assert isinstance(layer, Spiking)
+        if (neurons := tuple(trace[name].spikes.shape[2:])) != network.shapes[name]:
+            raise ConfigError(f"layer {name!r}: the trace has neurons {neurons} where {network.shapes[name]} are due")
         try:
             back = credit(signal, trace[name], layer.dynamics, surrogate, paths)
         except ConfigError as error:
@@ -94,7 +96,11 @@ def eprop(
         layer = network.layers[name]
         assert isinstance(layer, Linear)
         arriving = [_later(_values(network, trace, edge), edge.delay) for edge in network.sources(name)]
-        gradients[f"{name}.weight"] = _summed(functools.reduce(torch.add, arriving), back, per_sample)
+        x = functools.reduce(torch.add, arriving)
+        if x.shape[:2] != back.shape[:2]:
+            extents = f"{tuple(back.shape[:2])} beside a trace of {tuple(x.shape[:2])}"
+            raise ConfigError(f"layer {name!r}: signals or errors of [batch, time] {extents}")
+        gradients[f"{name}.weight"] = _summed(x, back, per_sample)
         if layer.bias is not None:
             gradients[f"{name}.bias"] = back.sum(1 if per_sample else (0, 1))
     return gradients

@@ -18,7 +18,7 @@ gradient is not normalised.
 Rates: E = strength / 2 sum_j (f_j - target)^2 with f_j the mean of z over batch and time adds to L the constant
 strength (f_j - target) / (B T).
 
-Reference: Bellec et al., Nature Communications 11:3625 (2020), eqs. 4, 9, 28, and "adaptive e-prop" in its Methods.
+Reference: Bellec et al., Nature Communications 11:3625 (2020): symmetric, random, adaptive; rates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ovonic.models.errors import ConfigError, nearest
-from ovonic.models.layers import Linear, Readout, Spiking
+from ovonic.models.layers import Input, Linear, Readout, Spiking
 from ovonic.models.lif import constants
 from ovonic.models.network import Network
 
@@ -92,12 +92,14 @@ def learning_signals(
     Args:
         network: the description.
         errors: read-out's name -> dE/dy, [B, T, O]; y - target for half the summed square.
-        feedback: linear layer's name -> B, [O, N] or [B, O, N]; None is symmetric.
+        feedback: linear layer's name -> B, [O, N] or [B, O, N]; None is symmetric, with the network's own weights.
         normalised: NEST's factor 1 - kappa (see the module's text).
     Returns: spiking layer's name -> [B, T, N].
     Raises: ConfigError: an unknown read-out, a feedback that is missing or of the wrong shape, or between neurons and
         read-out something other than one linear layer.
     """
+    if not errors:
+        return {}
     like = next(iter(errors.values()))
     feedback = symmetric_feedback(network, like) if feedback is None else feedback
     signals: dict[str, Tensor] = {}
@@ -105,7 +107,13 @@ def learning_signals(
         layer = network.layers[name]
         assert isinstance(layer, Linear)
         due = layer.weight.shape[::-1]
-        if not any(isinstance(network.layers[edge.source], Spiking) for edge in network.sources(name)):
+        kinds = {edge.source: type(network.layers[edge.source]) for edge in network.sources(name)}
+        for source, kind in kinds.items():
+            if kind not in (Spiking, Input):
+                raise ConfigError(
+                    f"layer {name!r}: reads {source!r} ({kind.__name__}); e-prop wants one Linear between"
+                )
+        if Spiking not in kinds.values():
             continue
         if name not in feedback:
             raise ConfigError(f"feedback: none for {name!r}; it has {', '.join(feedback) or 'nothing'}")
@@ -113,7 +121,7 @@ def learning_signals(
             raise ConfigError(f"feedback {name!r}: shape {tuple(feedback[name].shape)} where {due} is due")
         told = error_at_linear(network, name, errors, normalised) @ feedback[name]
         for edge in network.sources(name):
-            if isinstance(network.layers[edge.source], Spiking):
+            if kinds[edge.source] is Spiking:
                 earlier = sooner(told, edge.delay)
                 signals[edge.source] = signals[edge.source] + earlier if edge.source in signals else earlier
     return signals

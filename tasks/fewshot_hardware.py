@@ -13,15 +13,12 @@ from torch import nn
 
 from ovonic.adapters.aihwkit import Chip, Hardware
 from ovonic.adapters.aihwkit_devices import derive_seed
-from ovonic.models.errors import ConfigError, nearest
 from ovonic.models.fewshot_cnn import FewshotCNN
 from ovonic.models.maml import Precision, adapt
 from ovonic.tasks.episodes import EpisodeBatch
 from ovonic.tasks.fewshot import Learner, Outcome, inner_rates
 
-__all__ = ["DEVICE_MODELS", "aihwkit_chips", "chip_learner"]
-
-DEVICE_MODELS = ("pcm", "hermes")
+__all__ = ["aihwkit_chips", "chip_learner"]
 
 
 def chip_learner(
@@ -52,12 +49,11 @@ def chip_learner(
 
 def aihwkit_chips(
     net: FewshotCNN,
-    noise_model: str,
+    hardware: Hardware,
     *,
     chips: int,
     seed: int,
     n_way: int,
-    readout_w_max: float | None = None,
     read_time_s: float = 0.0,
     updates: int | None = None,
     precision: Precision | None = None,
@@ -67,16 +63,12 @@ def aihwkit_chips(
     """Chips 0 .. chips-1 of the stream ``seed``, each programmed when it is called.
 
     Args:
-        noise_model: ``"pcm"`` or ``"hermes"``. n_way: classes of the tasks to come.
-        readout_w_max: full scale of the read-out's array, in units of its weights; None: ``Hardware``'s default.
+        hardware: what a chip is; n_way: classes of the tasks to come.
         read_time_s: seconds since programming ended, at which queries are read.
         precision, norm, updates: as for the software twin; the kernels are rounded once a chip.
         update_step: round each update stochastically to multiples of this; None: every changed weight is programmed.
-    Raises: ConfigError: unknown model. ToolchainError: aihwkit is missing or broken.
+    Raises: ToolchainError: aihwkit is missing or broken.
     """
-    if noise_model not in DEVICE_MODELS:
-        raise ConfigError(f"noise model {noise_model!r}: {nearest(noise_model, DEVICE_MODELS)}")
-    hardware = Hardware(noise_model, readout_w_max=readout_w_max)
     target = _for_ways(net, n_way)
 
     def programmer(number: int) -> Callable[[], Learner]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ovonic.adapters.aihwkit_devices import Hardware
 from ovonic.adapters.weights import readout_w_max, resolve_fewshot
 from ovonic.models.maml import Precision
 from ovonic.tasks.datasets import GLYPHS, load_characters
@@ -101,11 +102,10 @@ def reproduce_fewshot(
         if run.noise_model is not None:
             chips = aihwkit_chips(
                 net,
-                run.noise_model,
+                Hardware(run.noise_model, readout_w_max=readout_w_max(origin)),
                 chips=run.chips,
                 seed=seed,
                 n_way=5,
-                readout_w_max=readout_w_max(origin),
                 read_time_s=run.read_time_s,
                 precision=precision,
             )

@@ -24,6 +24,7 @@ from ovonic.commands.common import (
 from ovonic.models.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ovonic.adapters.aihwkit_devices import Hardware
     from ovonic.models.fewshot_cnn import FewshotCNN
     from ovonic.tasks.fewshot_evaluation import Evaluation
 
@@ -51,6 +52,8 @@ Updates = Annotated[int | None, typer.Option(help="Inner updates (default: as th
 UpdateStep = Annotated[
     float | None, typer.Option(help="Round each update on the hardware stochastically to multiples of this.")
 ]
+
+DeviceSplit = Annotated[str, typer.Option(help="How a weight fills the two devices of its polarity: fill or equal.")]
 
 
 @app.command()
@@ -201,6 +204,7 @@ def evaluate(
     read_time: ReadTime = 0.0,
     chips: Annotated[int, typer.Option(min=1, help="Draws of all devices; each meets every task.")] = 5,
     update_step: UpdateStep = None,
+    device_split: DeviceSplit = "fill",
     batch: Annotated[int, typer.Option(min=1, help="Tasks at a time (couples them under --norm meta-batch).")] = 8,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -231,9 +235,10 @@ def evaluate(
     if hardware == "aihwkit":
         from ovonic.tasks.fewshot_hardware import aihwkit_chips
 
+        chip = _chip(noise_model, device_split, provenance)
         programs = aihwkit_chips(
             net,
-            noise_model,
+            chip,
             chips=chips,
             seed=seed,
             read_time_s=read_time,
@@ -241,7 +246,6 @@ def evaluate(
             precision=precision,
             norm=norm,
             n_way=way,
-            readout_w_max=readout_w_max(provenance),
             update_step=update_step,
         )
     label = "evaluating" if hardware == "software" else f"evaluating on {chips} chips"
@@ -261,7 +265,7 @@ def evaluate(
         "command": command_line(),
     }
     if hardware != "software":
-        config |= {"noise_model": noise_model, "read_time_s": read_time, "update_step": update_step}
+        config |= {"noise_model": noise_model, "read_time_s": read_time, "update_step": update_step, "chip": chip}
     report = evaluation.report()
     _print_report(report, config)
     used = versions("aihwkit") if hardware == "aihwkit" else versions()
@@ -313,6 +317,7 @@ def adapt(
     bits: Bits = None,
     rounding: Rounding = "stochastic",
     update_step: UpdateStep = None,
+    device_split: DeviceSplit = "fill",
     seed: Seed = 0,
     json: JsonFile = None,
 ) -> None:
@@ -331,7 +336,7 @@ def adapt(
 
         learner = aihwkit_chips(
             net,
-            noise_model,
+            _chip(noise_model, device_split, provenance),
             chips=1,
             seed=seed,
             read_time_s=read_time,
@@ -339,7 +344,6 @@ def adapt(
             precision=precision,
             norm="support",
             n_way=len(examples),
-            readout_w_max=readout_w_max(provenance),
             update_step=update_step,
         )[0]()
     else:
@@ -371,6 +375,13 @@ def _load(weights: str) -> tuple[FewshotCNN, dict[str, Any]]:
     from ovonic.adapters.weights import resolve_fewshot
 
     return resolve_fewshot(weights)
+
+
+def _chip(noise_model: str, split: str, provenance: Mapping[str, Any]) -> Hardware:
+    from ovonic.adapters.aihwkit_devices import Hardware
+    from ovonic.adapters.weights import readout_w_max
+
+    return Hardware(noise_model, split=split, readout_w_max=readout_w_max(provenance))
 
 
 def _check_hardware(hardware: str) -> None:
