@@ -41,7 +41,7 @@ class StatefulReadout:
 
     The digital side keeps the target weights. ``updated`` programs only the devices whose target changes; all others
     keep conductance, drift exponent, programming time and present reading bit for bit. Of a weight that keeps its sign
-    two devices change, of one that changes it four.
+    at most two devices change, of one that changes it at most four.
 
     Attributes:
         w: target weights, [tasks, n_way, channels]; w_max: the array's full scale (``Hardware.readout_scale``).

@@ -113,7 +113,7 @@ class TestOnAihwkit:
 
     def test_a_seed_is_a_chip_bit_for_bit_at_any_age(self, net: FewshotCNN) -> None:
         def devices(seed: int, read_time_s: float) -> list[DeviceState]:
-            deployed = deploy_convolutions(net, Hardware("hermes"), seed=seed, read_time_s=read_time_s)
+            deployed = deploy_convolutions(net, Hardware("hermes", split="equal"), seed=seed, read_time_s=read_time_s)
             return [tile.state() for conv in deployed.convs for tile in conv.analog_tiles()]  # type: ignore[operator]
 
         torch.manual_seed(3)
@@ -183,7 +183,8 @@ class TestOnAihwkit:
             torch.testing.assert_close(b.at(DAY).logits(features), a.logits(features), rtol=1e-3, atol=1e-5)
 
     def test_an_update_leaves_every_other_device_bit_for_bit(self, net: FewshotCNN) -> None:
-        before = StatefulReadout.program(net.readout.weight, Hardware("pcm"), seed=0).for_tasks(TASKS)
+        hardware = Hardware("pcm", split="equal")
+        before = StatefulReadout.program(net.readout.weight, hardware, seed=0).for_tasks(TASKS)
         delta = torch.zeros(TASKS, WAY, CHANNELS)
         delta[0, 1, 2] = 0.3
         delta[1, :, 5] = -3 * before.w[1, :, 5]

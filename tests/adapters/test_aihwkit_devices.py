@@ -22,6 +22,7 @@ from ovonic.adapters.aihwkit_devices import (
     to_weights,
 )
 from ovonic.models.errors import ConfigError
+from ovonic.models.maml import Precision
 
 G_MAX = 25.0
 
@@ -202,7 +203,8 @@ def test_hardware_refuses_what_means_nothing(options: dict, message: str) -> Non
 
 def test_readout_scale_is_fixed_by_the_initial_weights() -> None:
     w = torch.tensor([[0.6, -0.8]])
-    assert Hardware().readout_scale(w, 32) == pytest.approx(0.88)
-    assert Hardware().readout_scale(torch.zeros(2, 2), 32) == 0.5
-    assert Hardware().readout_scale(w, 4) == 1.0
-    assert Hardware(readout_w_max=0.3).readout_scale(w, 4) == 0.3
+    assert Hardware().readout_scale(w, Precision()) == pytest.approx(0.88)
+    assert Hardware().readout_scale(torch.zeros(2, 2), Precision()) == 0.5
+    assert Hardware().readout_scale(w, Precision(4)) == 1.0
+    assert Hardware().readout_scale(w, Precision(4, readout_range=0.2)) == 0.2
+    assert Hardware(readout_w_max=0.3).readout_scale(w, Precision(4)) == 0.3

@@ -401,7 +401,7 @@ def test_drift_over_a_day_follows_the_power_law() -> None:
 
 
 def test_reprogramming_a_tile_touches_what_changes(w: Tensor) -> None:
-    layer = linear(w, Hardware("pcm"))
+    layer = linear(w, Hardware("pcm", split="equal"))
     layer.program_analog_weights()
     tile = tile_of(layer)
     before = DeviceState(*(x.clone() for x in tile.state()))

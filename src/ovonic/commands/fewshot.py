@@ -45,7 +45,7 @@ Bits = Annotated[int | None, typer.Option("--precision", help="Bits of the weigh
 Rounding = Annotated[str, typer.Option(help="Rounding to few bits: stochastic or nearest.")]
 Figures = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures there.")]
 WeightsName = Annotated[str, typer.Option("--weights", "-w", help="A shipped name, a safetensors or a published file.")]
-Hardware = Annotated[str, typer.Option(help="software, or aihwkit: simulated PCM tiles.")]
+HardwareName = Annotated[str, typer.Option(help="software, or aihwkit: simulated PCM tiles.")]
 NoiseModel = Annotated[str, typer.Option(help="PCM statistics: pcm (PCMLike) or hermes.")]
 ReadTime = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Age of the devices when queries are read.")]
 Updates = Annotated[int | None, typer.Option(help="Inner updates (default: as the weights were trained).")]
@@ -199,7 +199,7 @@ def evaluate(
     bits: Bits = None,
     rounding: Rounding = "stochastic",
     within_alphabet: Annotated[float, typer.Option(help="Share of tasks drawn from one alphabet.")] = 0.0,
-    hardware: Hardware = "software",
+    hardware: HardwareName = "software",
     noise_model: NoiseModel = "pcm",
     read_time: ReadTime = 0.0,
     chips: Annotated[int, typer.Option(min=1, help="Draws of all devices; each meets every task.")] = 5,
@@ -310,7 +310,7 @@ def adapt(
     images: Annotated[list[Path], typer.Argument(help="Folders or zips of drawings to classify.")],
     weights: WeightsName = "fewshot-32bit",
     invert: Annotated[bool, typer.Option("--invert", help="The drawings are light on dark.")] = False,
-    hardware: Hardware = "aihwkit",
+    hardware: HardwareName = "aihwkit",
     noise_model: NoiseModel = "pcm",
     read_time: ReadTime = 0.0,
     updates: Updates = None,
