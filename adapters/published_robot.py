@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ovonic.adapters.published import load_published
 from ovonic.models.errors import ConfigError, WeightsError
-from ovonic.models.natural_eprop import NaturalEPropConfig, Pair, lsg_network, trainee_network
+from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Pair, lsg_network, trainee_network
 
 __all__ = ["robot_from_published"]
 

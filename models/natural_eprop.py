@@ -12,187 +12,36 @@ its leaky read-out L has one component a neuron of the trainee. In each lesson, 
 for the input weights (presynaptic: x[t]) and the recurrent ones (z[t-1]); alpha is the decay of the membrane, h the
 slope of the spikes (``lif.pseudo_derivative``). The diagonal of the recurrent matrix is updated but has no effect. G is
 e-prop's gradient of sum_t L[t] z[t]. The weights that every lesson starts from, those of the LSG and the trainee's
-read-out are found by descending the outer loss over many lessons, through the update and both trials:
+read-out are found by descending an outer loss (``models.outer_loss``) through the update and both trials.
 
-    mse(omega) / 2 + mse(path) / 2 + (sum_n (rate_n - 20 Hz)^2 + sum_m (rate_m - 10 Hz)^2) / 4,   rates a step
-
-of the last trial; path is what a callable makes of omega (for an arm, its kinematics), n the trainee's neurons over all
-trials, m the LSG's; each rate is a mean over the batch.
-
-Reference: Ortner et al. 2025, Nature Communications 16:1243, and its published code, which gives the Cartesian term no
-gradient (``Objective(path_gradient=False)``); ours has one.
+Reference: Ortner et al. 2025, Nature Communications 16:1243, and its published code.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ovonic.models.dynamics import (
-    Adaptation,
-    Dynamics,
-    NoReset,
-    Refractory,
-    SubtractAdapted,
-    SubtractThreshold,
-    decay_from_tau,
-)
+from ovonic.models.dynamics import Dynamics, NoReset, SubtractThreshold
+from ovonic.models.eligibility import presynaptic_trace
 from ovonic.models.errors import ConfigError
-from ovonic.models.layers import Input, Linear, Readout, Recurrence, Spiking
+from ovonic.models.layers import Input, Linear, Readout, Spiking
 from ovonic.models.lif import PUBLISHED, Paths, masked, pseudo_derivative
+from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Pair, initial_pair
 from ovonic.models.network import Network
 from ovonic.models.quantise import ROUNDINGS, round_to_step
-from ovonic.models.simulation import Product, Simulator, integrate, run
+from ovonic.models.simulation import Product, Simulator, run
 from ovonic.models.surrogates import PUBLISHED_SLOPE, Surrogate
 from ovonic.models.trace import Trace
 
-__all__ = [
-    "Engine",
-    "InnerLoop",
-    "Lesson",
-    "NaturalEProp",
-    "NaturalEPropConfig",
-    "Objective",
-    "OuterLoss",
-    "Pair",
-    "Products",
-    "Update",
-    "initial_pair",
-    "lsg_network",
-    "outer_loss",
-    "teach",
-    "trainee_network",
-    "update",
-]
-
-# ------------------------------------------------------------------------------------------------ the two networks
-
-
-@dataclass(frozen=True)
-class NaturalEPropConfig:
-    """Sizes and dynamics of the two networks; the defaults are the paper's.
-
-    Attributes:
-        clock: neurons of the clock, which both read; target: inputs that tell the LSG the target.
-        trainee: LIF neurons of the trainee; outputs: of its read-out.
-        lsg_lif, lsg_alif: neurons of the LSG without and with adaptation, in this order.
-        trainee_threshold, lsg_threshold: thresholds; beta: height of the threshold a unit of adaptation.
-        tau_mem_ms: of membranes and read-outs; tau_adaptation_ms: of the adaptation; dt_ms: a step.
-        n_ref: refractory counter of both: n_ref - 1 silent steps.
-    """
-
-    clock: int = 5
-    target: int = 48
-    trainee: int = 250
-    outputs: int = 2
-    lsg_lif: int = 560
-    lsg_alif: int = 240
-    trainee_threshold: float = 0.6
-    lsg_threshold: float = 1.3
-    beta: float = 1.6
-    tau_mem_ms: float = 20.0
-    tau_adaptation_ms: float = 600.0
-    dt_ms: float = 1.0
-    n_ref: int = 5
-
-    def __post_init__(self) -> None:
-        least = {"clock": 1, "trainee": 1, "outputs": 1, "target": 0, "lsg_lif": 0, "lsg_alif": 0, "n_ref": 0}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ConfigError(f"{name} {value!r}: must be a whole number, at least {low}")
-        if not self.lsg:
-            raise ConfigError("lsg_lif 0 and lsg_alif 0: the learning-signal generator needs neurons")
-        for name in ("trainee_threshold", "lsg_threshold", "tau_mem_ms", "tau_adaptation_ms", "dt_ms"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be positive and finite")
-        if not math.isfinite(self.beta):
-            raise ConfigError(f"beta {self.beta}: must be finite")
-
-    @property
-    def lsg(self) -> int:
-        """Neurons of the LSG."""
-        return self.lsg_lif + self.lsg_alif
-
-    @property
-    def decay(self) -> float:
-        """Of membranes and read-outs in a step."""
-        return decay_from_tau(self.tau_mem_ms, self.dt_ms)
-
-
-class Pair(NamedTuple):
-    """The two networks."""
-
-    lsg: Network
-    trainee: Network
-
-
-def trainee_network(w_in: Any, w_rec: Any, w_out: Any, config: NaturalEPropConfig | None = None) -> Network:
-    """The trainee: clock -> in -> trainee (recurrent) -> out -> omega.
-
-    Args:
-        w_in: [clock, trainee]; w_rec: [trainee, trainee]; w_out: [trainee, outputs]; all [in, out].
-    Raises: ConfigError: a weight has another shape than ``config`` says, or holds what is not finite.
-    """
-    c = config or NaturalEPropConfig()
-    dynamics = Dynamics(c.decay, c.trainee_threshold, refractory=Refractory.from_n_ref(c.n_ref))
-    widths = (c.clock, c.trainee, c.outputs)
-    return _stack(("clock", "trainee", "omega"), widths, (w_in, w_rec, w_out), dynamics, c)
-
-
-def lsg_network(w_in: Any, w_rec: Any, w_out: Any, config: NaturalEPropConfig | None = None) -> Network:
-    """The learning-signal generator: clock_and_target -> in -> lsg (recurrent) -> out -> learning_signal.
-
-    Args:
-        w_in: [clock + target, lsg], the clock first; w_rec: [lsg, lsg]; w_out: [lsg, trainee]; all [in, out].
-    Raises: ConfigError: a weight has another shape than ``config`` says, or holds what is not finite.
-    """
-    c = config or NaturalEPropConfig()
-    beta = np.repeat([0.0, c.beta], [c.lsg_lif, c.lsg_alif])
-    dynamics = Dynamics(
-        c.decay,
-        c.lsg_threshold,
-        reset=SubtractAdapted(),
-        refractory=Refractory.from_n_ref(c.n_ref),
-        adaptation=Adaptation(decay_from_tau(c.tau_adaptation_ms, c.dt_ms), beta),
-    )
-    widths = (c.clock + c.target, c.lsg, c.trainee)
-    return _stack(("clock_and_target", "lsg", "learning_signal"), widths, (w_in, w_rec, w_out), dynamics, c)
-
-
-def initial_pair(config: NaturalEPropConfig | None = None, seed: int = 0) -> Pair:
-    """Networks before any meta-training: N(0, 1 / inputs); the trainee's read-out times 1 - decay, the LSG's Glorot.
-
-    Each of the six weights has a random stream of its own: another size of the one leaves the others as they are.
-    """
-    c = config or NaturalEPropConfig()
-
-    def normal(stream: int, rows: int, columns: int) -> NDArray[np.float64]:
-        return np.random.default_rng([seed, stream]).normal(size=(rows, columns)) / math.sqrt(rows)
-
-    bound = math.sqrt(6 / (c.lsg + c.trainee))
-    glorot = np.random.default_rng([seed, 2]).uniform(-bound, bound, (c.lsg, c.trainee))
-    return Pair(
-        lsg_network(normal(0, c.clock + c.target, c.lsg), normal(1, c.lsg, c.lsg), glorot, c),
-        trainee_network(
-            normal(3, c.clock, c.trainee),
-            normal(4, c.trainee, c.trainee),
-            normal(5, c.trainee, c.outputs) * (1 - c.decay),
-            c,
-        ),
-    )
-
-
-# ------------------------------------------------------------------------------------------------ the inner loop
+__all__ = ["Engine", "InnerLoop", "Lesson", "NaturalEProp", "Products", "Update", "teach", "update"]
 
 
 @dataclass(frozen=True)
@@ -352,10 +201,9 @@ def update(
     spikes = trial[spiking].spikes
     slope = pseudo_derivative(trial[spiking], dynamics, surrogate)
     late = F.pad(spikes, (0, 0, delay, 0))[:, : spikes.shape[1]]
-    kernel = Readout(dynamics.decay)
     traces = {
-        f"{w_in}.weight": integrate(trial.inputs[clock].to(spikes.dtype), kernel),
-        f"{spiking}.recurrence": integrate(late, kernel),
+        f"{w_in}.weight": presynaptic_trace(trial.inputs[clock].to(spikes.dtype), dynamics),
+        f"{spiking}.recurrence": presynaptic_trace(late, dynamics),
     }
     taught = slope * learning_signal
     gradient = {name: trace.transpose(1, 2) @ taught for name, trace in traces.items()}
@@ -363,66 +211,6 @@ def update(
     if inner.step is not None:
         change = {name: round_to_step(c, inner.step, inner.rounding, generator) for name, c in change.items()}
     return Update(slope, traces, gradient, change)
-
-
-# ------------------------------------------------------------------------------------------------ the outer loop
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The outer loss (the module's text has it).
-
-    Attributes:
-        omega, path, rates: weights of its terms.
-        trainee_hz, lsg_hz: rates that the neurons are held to.
-        path_gradient: False is the published code, whose Cartesian term has a value but no gradient.
-    """
-
-    omega: float = 0.5
-    path: float = 0.5
-    rates: float = 0.25
-    trainee_hz: float = 20.0
-    lsg_hz: float = 10.0
-    path_gradient: bool = True
-
-
-class OuterLoss(NamedTuple):
-    """The outer loss and its parts, scalars.
-
-    total: all of it. task: without the rates. mse_omega, mse_path: of the last trial, over batch, time and components.
-    trainee_rates, lsg_rates: sum over neurons of (rate - target)^2, rates a step, before weighting.
-    """
-
-    total: Tensor
-    task: Tensor
-    mse_omega: Tensor
-    mse_path: Tensor
-    trainee_rates: Tensor
-    lsg_rates: Tensor
-
-
-def outer_loss(
-    lesson: Lesson,
-    omega: Tensor,
-    path: Tensor,
-    kinematics: Callable[[Tensor], Tensor],
-    objective: Objective | None = None,
-) -> OuterLoss:
-    """How much is left to learn after a lesson.
-
-    Args:
-        lesson: what happened; without a run of an LSG its rates count nothing.
-        omega: target of the output, [B, T, outputs]; path: target of ``kinematics``, [B, T, 3].
-        kinematics: the path that an output traces, [B, T, outputs] -> [B, T, 3], differentiable.
-    """
-    o = objective or Objective()
-    after = lesson.after
-    mse_omega = (omega - after).square().mean()
-    mse_path = (path - kinematics(after if o.path_gradient else after.detach())).square().mean()
-    task = o.omega * mse_omega + o.path * mse_path
-    trainee = _off_target(lesson.trials, o.trainee_hz)
-    lsg = task.new_zeros(()) if lesson.lsg is None else _off_target((lesson.lsg,), o.lsg_hz)
-    return OuterLoss(task + o.rates * (trainee + lsg), task, mse_omega, mse_path, trainee, lsg)
 
 
 class NaturalEProp(nn.Module):
@@ -502,32 +290,6 @@ class NaturalEProp(nn.Module):
         return Pair(self.lsg.describe(), self.trainee.describe())
 
 
-def _stack(
-    names: tuple[str, str, str],
-    widths: tuple[int, int, int],
-    weights: tuple[Any, Any, Any],
-    dynamics: Dynamics,
-    c: NaturalEPropConfig,
-) -> Network:
-    x, spiking, y = names
-    inputs, neurons, outputs = widths
-    shapes = {"w_in": (inputs, neurons), "w_rec": (neurons, neurons), "w_out": (neurons, outputs)}
-    for (name, due), weight in zip(shapes.items(), weights, strict=True):
-        if np.shape(weight) != due:
-            raise ConfigError(f"{spiking} {name}: shape {np.shape(weight)} where {due} [in, out] is due")
-    w_in, w_rec, w_out = weights
-    return Network.stack(
-        {
-            x: Input((inputs,)),
-            "in": Linear(w_in),
-            spiking: Spiking(dynamics, Recurrence(w_rec, masked_diagonal=True)),
-            "out": Linear(w_out),
-            y: Readout(c.decay),
-        },
-        c.dt_ms,
-    )
-
-
 def _check(trainee: Network) -> tuple[str, str, str, Dynamics, int]:
     """Names of input, input weights and spiking layer; its dynamics and recurrent delay."""
     layers = trainee.layers
@@ -574,9 +336,3 @@ def _placed(
 
         placed |= products(effective(weights), effective(changes))
     return placed
-
-
-def _off_target(runs: tuple[Trace, ...], rate_hz: float) -> Tensor:
-    (name,) = runs[0].layers
-    rates = torch.stack([trace[name].spikes.mean((0, 1)) for trace in runs]).mean(0)
-    return (rates - rate_hz * runs[0].dt_ms / 1000).square().sum()

@@ -10,7 +10,7 @@ import pytest
 from ovonic.adapters.published_robot import robot_from_published
 from ovonic.models.errors import WeightsError
 from ovonic.models.layers import Spiking
-from ovonic.models.natural_eprop import NaturalEPropConfig
+from ovonic.models.natural_eprop_networks import NaturalEPropConfig
 
 SMALL = NaturalEPropConfig(clock=2, target=3, trainee=4, outputs=1, lsg_lif=3, lsg_alif=2)
 
