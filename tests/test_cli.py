@@ -128,7 +128,8 @@ def test_a_defect_shows_its_traceback_when_asked(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     program = (
-        "import pathlib, sys, time, ovonic.__main__ as cli\n"
+        "import pathlib, signal, sys, time, ovonic.__main__ as cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell starts its jobs without
         "@cli.app.command()\n"
         "def wait(ready: pathlib.Path):\n  ready.touch(); time.sleep(60)\n"
         "sys.exit(cli.main(['wait', sys.argv[1]]))"

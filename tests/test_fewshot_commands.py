@@ -134,7 +134,7 @@ def test_two_runs_side_by_side(trained: Path, tmp_path: Path) -> None:
         ("fewshot train {out}x --data {out}", "loss.png"),
         ("fewshot curves {out}x", "metrics.json"),
         ("fewshot one-shot {out} -w {out}/weights.safetensors", "run"),
-        ("fewshot adapt {out} {out} -w {out}/weights.safetensors", "image"),
+        ("fewshot adapt {out} {out} -w {out}/weights.safetensors", "class/drawing.png"),
     ],
 )
 def test_wrong_input_is_one_clear_line(trained: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
