@@ -32,7 +32,19 @@ from ovonic.models.errors import WeightsError
 if TYPE_CHECKING:
     from ovonic.models.fewshot_cnn import FewshotCNN
 
-__all__ = ["fewshot_from_published", "is_published", "load_published"]
+__all__ = ["FEWSHOT_ALPHABETS", "fewshot_from_published", "is_published", "load_published"]
+
+FEWSHOT_ALPHABETS = (
+    "Balinese",
+    "Early_Aramaic",
+    "Greek",
+    "Japanese_(katakana)",
+    "Korean",
+    "Latin",
+    "Sanskrit",
+    "Tagalog",
+)
+"""Alphabets of Omniglot's two small background sets: known to be among those the published CNN was trained on."""
 
 MAX_BYTES = 64 * 2**20
 MAX_OPCODES = 2_000

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ovonic.adapters.files import write_atomically
-from ovonic.adapters.published import fewshot_from_published, is_published
+from ovonic.adapters.published import FEWSHOT_ALPHABETS, fewshot_from_published, is_published
 from ovonic.models.errors import ConfigError, WeightsError, nearest
 
 if TYPE_CHECKING:
@@ -168,7 +168,11 @@ def resolve_fewshot(source: str | Path) -> tuple[FewshotCNN, dict[str, Any]]:
     with path.open("rb") as file:
         provenance = {"source": str(source), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     if is_published(path):
-        origin = {"origin": "a checkpoint as published with Ortner et al. 2025", "precision": 32}
+        origin = {
+            "origin": "a checkpoint as published with Ortner et al. 2025",
+            "precision": 32,
+            "alphabets": list(FEWSHOT_ALPHABETS),
+        }
         return fewshot_from_published(path), provenance | origin
     weights = load_weights(path)
     return fewshot_from(weights), provenance | weights.training
