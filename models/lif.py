@@ -143,7 +143,7 @@ def step(
 def unroll(
     currents: Tensor,
     dynamics: Dynamics,
-    recurrent: Callable[[Tensor], Tensor] | None = None,
+    recurrent: Callable[[Tensor], Tensor] | Tensor | None = None,
     delay: int = 1,
     state: LIFState | None = None,
     surrogate: Surrogate = PUBLISHED_SLOPE,
@@ -153,17 +153,19 @@ def unroll(
 
     Args:
         currents: what arrives from other layers, [B, T, *neurons].
-        recurrent: the product with the recurrent weights, z -> [B, *neurons]; None is no recurrence.
+        recurrent: the recurrent weights as ``product`` takes them, or the product with them, z -> [B, *neurons]; None
+            is no recurrence.
         delay: steps from a spike to its recurrent effect, at least 1.
         state: to go on from; its ``past`` holds ``delay`` steps.
     Returns: the trace, and the state after the last step.
     """
     state = initial_state(currents[:, 0], dynamics, delay) if state is None else state
+    feed = functools.partial(product, weight=recurrent) if isinstance(recurrent, Tensor) else recurrent
     states = []
     for current in currents.unbind(1):
-        if recurrent is not None:
+        if feed is not None:
             fed = state.past[-1]
-            current = current + recurrent(fed if paths.recurrent else fed.detach())
+            current = current + feed(fed if paths.recurrent else fed.detach())
         _, state = step(current, state, dynamics, surrogate, paths)
         states.append(state)
 

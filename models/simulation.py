@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,19 @@ from ovonic.models.network import Network
 from ovonic.models.surrogates import PUBLISHED_SLOPE, Surrogate
 from ovonic.models.trace import LayerTrace, Trace
 
-__all__ = ["Product", "Simulator", "integrate", "run"]
+__all__ = ["PLAIN", "Operations", "Product", "Simulator", "integrate", "run"]
 
 Product = Callable[[Tensor], Tensor]
 """The product of what arrives, [..., in], with weights: [..., out]."""
+
+
+class Operations(NamedTuple):
+    """What a run is made of: ``lif.unroll`` for spiking layers, ``lif.product``, ``integrate`` for read-outs; or theirs
+    of a faster engine."""
+
+    unroll: Callable[..., tuple[LayerTrace, Any]]
+    product: Callable[[Tensor, Tensor], Tensor]
+    integrate: Callable[[Tensor, Readout], Tensor]
 
 
 def run(
@@ -34,6 +43,7 @@ def run(
     weights: Mapping[str, Tensor | Product] | None = None,
     surrogate: Surrogate = PUBLISHED_SLOPE,
     paths: Paths = ALL_PATHS,
+    operations: Operations | None = None,
 ) -> Trace:
     """Run a network from its initial state.
 
@@ -41,9 +51,10 @@ def run(
         network: the description.
         inputs: [B, T, *shape] of a floating dtype, which is the run's; by name where the network has several.
         weights: replacements by name: tensors, or callables for linear layers and recurrence.
-        surrogate, paths: of ``lif.step``.
+        surrogate, paths: of ``lif.step``. operations: None is the plain step.
     Raises: ConfigError: an input or a weight is missing, unknown, or of the wrong shape.
     """
+    do = operations or PLAIN
     given = _inputs(network, inputs)
     like = next(iter(given.values()))
     ready = _weights(network, weights or {}, like)
@@ -56,12 +67,13 @@ def run(
         current = functools.reduce(torch.add, arriving)
         if isinstance(layer, Spiking):
             recurrent, delay = _recurrence(layer, ready.get(f"{name}.recurrence"))
-            traces[name], _ = unroll(current, layer.dynamics, recurrent, delay, None, surrogate, paths)
+            traces[name], _ = do.unroll(current, layer.dynamics, recurrent, delay, None, surrogate, paths)
             values[name] = traces[name].spikes
         elif isinstance(layer, Readout):
-            values[name] = integrate(current, layer)
+            values[name] = do.integrate(current, layer)
         else:
-            values[name] = _stateless(current, layer, ready.get(f"{name}.weight"), ready.get(f"{name}.bias"))
+            parts = ready.get(f"{name}.weight"), ready.get(f"{name}.bias")
+            values[name] = _stateless(current, layer, *parts, do.product)
     return Trace(traces, {name: values[name] for name in network.readouts}, given, network.dt_ms)
 
 
@@ -77,6 +89,9 @@ def integrate(currents: Tensor, readout: Readout) -> Tensor:
         v = leak(v, current, d)
         potentials.append(v)
     return torch.stack(potentials, 1)
+
+
+PLAIN = Operations(unroll, product, integrate)
 
 
 class Simulator(nn.Module):
@@ -154,15 +169,13 @@ def _weights(network: Network, replaced: Mapping[str, Any], like: Tensor) -> dic
     return fixed | dict(replaced)
 
 
-def _recurrence(layer: Spiking, weight: Any) -> tuple[Product | None, int]:
+def _recurrence(layer: Spiking, weight: Any) -> tuple[Product | Tensor | None, int]:
     if layer.recurrence is None:
         return None, 1
-    if not isinstance(weight, Tensor):
-        return weight, layer.recurrence.delay
-    if layer.recurrence.weight.ndim == 1:
+    if isinstance(weight, Tensor) and layer.recurrence.weight.ndim == 1:
         return functools.partial(torch.mul, weight), layer.recurrence.delay
-    weight = masked(weight) if layer.recurrence.masked_diagonal else weight
-    return functools.partial(product, weight=weight), layer.recurrence.delay
+    hollow = isinstance(weight, Tensor) and layer.recurrence.masked_diagonal
+    return masked(weight) if hollow else weight, layer.recurrence.delay
 
 
 def _delayed(y: Tensor, delay: int) -> Tensor:
@@ -173,9 +186,11 @@ def _delayed(y: Tensor, delay: int) -> Tensor:
     return torch.cat([torch.zeros_like(y[:, :steps]), y[:, : y.shape[1] - steps]], 1)
 
 
-def _stateless(x: Tensor, layer: Layer, weight: Any, bias: Tensor | None) -> Tensor:
+def _stateless(
+    x: Tensor, layer: Layer, weight: Any, bias: Tensor | None, multiply: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     if isinstance(layer, Linear):
-        y = product(x, weight) if isinstance(weight, Tensor) else weight(x)
+        y = multiply(x, weight) if isinstance(weight, Tensor) else weight(x)
         return y if bias is None else y + (bias if bias.ndim == 1 else bias.unsqueeze(1))
     batch, flat = x.shape[:2], x.flatten(0, 1)
     if isinstance(layer, Flatten):

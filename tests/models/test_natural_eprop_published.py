@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ovonic.models.natural_eprop import NaturalEProp, update
+from ovonic.models.engine import run_fast
+from ovonic.models.natural_eprop import Engine, NaturalEProp, update
 from ovonic.models.outer_loss import Objective, outer_loss
+from ovonic.models.simulation import run
 
 from .natural_eprop_cases import PLASTIC
 
@@ -53,7 +55,7 @@ def _golden(shared: Path) -> dict[str, Tensor]:
 
 
 @functools.cache
-def _published(shared: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def _published(shared: Path, dtype: torch.dtype, engine: Engine = run) -> dict[str, Tensor]:
     """The published batch by our code, named as the reference names it."""
     from ovonic.adapters.published_robot import robot_from_published
     from ovonic.tasks.scorbot import forward_kinematics
@@ -63,7 +65,8 @@ def _published(shared: Path, dtype: torch.dtype) -> dict[str, Tensor]:
         return forward_kinematics(integrate(omega, 0.01))
 
     given = {name: value.to(dtype) for name, value in _golden(shared).items()}
-    model = NaturalEProp(robot_from_published(shared / "published" / "robot_checkpoint.npz"), dtype=dtype)
+    pair = robot_from_published(shared / "published" / "robot_checkpoint.npz")
+    model = NaturalEProp(pair, engine=engine, dtype=dtype)
     lsg_input = torch.cat([given["clock_signal_lsg"], given["target_coordinates_spike"]], -1)
     lesson = model(given["clock_signal_trainee"], lsg_input)
     objective = Objective(path_gradient=False)
@@ -102,9 +105,10 @@ def _published(shared: Path, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("engine", [run, run_fast], ids=["plain", "fast"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_published_batch(shared: Path, dtype: torch.dtype) -> None:
-    ours, golden = _published(shared, dtype), _golden(shared)
+def test_the_published_batch(shared: Path, dtype: torch.dtype, engine: Engine) -> None:
+    ours, golden = _published(shared, dtype, engine), _golden(shared)
     assert ours.keys() == {*EXACT, *ATOL, *RELATIVE}
     for name in EXACT:
         assert torch.equal(ours[name], golden[name].to(dtype)), name

@@ -1,0 +1,295 @@
+"""A fast engine for recurrent layers on a CPU: the same networks and traces as ``simulation.run``, in less time.
+
+What is used: spikes are few, so the forward product is a sum of a few rows of the matrix, and the gradient of the
+matrix a sum of a few rows of dE/dI; only the product that carries gradient back to the spikes, dE/dI W^T, is dense.
+Where each sample has weights of its own (after learning) the matrix of one sample stays in the cache while time runs.
+The backward pass is written out (``models.engine_kernels``): no graph of T steps is recorded.
+
+    plain step  float64                        every spike equal
+                float32                        equal but where |v - A| <= ``spike_margin``: sums run in another order
+    gradients                                  equal to rounding, for every choice of ``Paths``
+
+Layers that it does not treat run in the plain step, so that any network may be given: it treats subtraction resets
+that act in the next step after the input (and none), gain 1, rest 0, no synapse, a membrane that integrates while
+refractory, all-to-all recurrence of any delay, on the CPU in float32 or float64, first derivatives (``treats``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovonic.models import engine_kernels as kernels
+from ovonic.models import simulation
+from ovonic.models.dynamics import Comparison, Dynamics, NoReset, SubtractAdapted, SubtractThreshold, When
+from ovonic.models.layers import Readout
+from ovonic.models.lif import ALL_PATHS, LIFState, Paths, constants, product, unroll
+from ovonic.models.surrogates import PUBLISHED_SLOPE, Surrogate, Triangular
+from ovonic.models.trace import LayerTrace, Trace
+
+__all__ = ["fast_filter", "fast_product", "fast_unroll", "run_fast", "spike_margin", "treats"]
+
+FEW = 0.15
+"""Share of non-zero entries below which sums of rows are quicker than a dense product."""
+
+
+def run_fast(
+    network: simulation.Network,
+    inputs: Tensor | Mapping[str, Tensor],
+    weights: Mapping[str, Tensor | simulation.Product] | None = None,
+    surrogate: Surrogate = PUBLISHED_SLOPE,
+    paths: Paths = ALL_PATHS,
+) -> Trace:
+    """``simulation.run``, faster; arguments, result and errors are its own."""
+    return simulation.run(network, inputs, weights, surrogate, paths, FAST)
+
+
+def treats(dynamics: Dynamics, weight: Tensor | simulation.Product | None, currents: Tensor) -> bool:
+    """Whether the fast engine runs such a layer itself."""
+    d = dynamics
+    return (
+        isinstance(d.reset, NoReset | SubtractThreshold | SubtractAdapted)
+        and (isinstance(d.reset, NoReset) or d.reset.when is When.NEXT_AFTER_INPUT)
+        and not np.any(np.not_equal(d.gain, 1))
+        and not np.any(d.rest)
+        and d.synapse is None
+        and not d.refractory.frozen
+        and (weight is None or (isinstance(weight, Tensor) and weight.ndim > 1))
+        and currents.ndim == 3
+        and _on_cpu(currents)
+    )
+
+
+def spike_margin(membrane: Tensor, arrivals: int) -> Tensor:
+    """How near to the threshold a spike of this engine may differ from the plain step's, [B, 1, N].
+
+    Both compute v[t] = decay v[t-1] + I[t] - reset with the same operations but for the order in which the recurrent
+    sum of I runs, so that they differ by its rounding and by what later steps keep of it. The margin is eps
+    sqrt(arrivals) times the neuron's largest |v|: the usual growth of rounding in a sum, not its worst case (Higham
+    2002, Accuracy and Stability of Numerical Algorithms, 4.2).
+
+    Args:
+        membrane: v, [B, T, N]. arrivals: neurons that feed one.
+    """
+    largest = membrane.detach().abs().amax(1, keepdim=True)
+    return torch.finfo(membrane.dtype).eps * arrivals**0.5 * largest
+
+
+def fast_unroll(
+    currents: Tensor,
+    dynamics: Dynamics,
+    recurrent: simulation.Product | Tensor | None = None,
+    delay: int = 1,
+    state: LIFState | None = None,
+    surrogate: Surrogate = PUBLISHED_SLOPE,
+    paths: Paths = ALL_PATHS,
+) -> tuple[LayerTrace, LIFState | None]:
+    """``lif.unroll`` from the initial state; of the layers that it treats itself the last state is not kept (None)."""
+    if state is not None or not treats(dynamics, recurrent, currents):
+        return unroll(currents, dynamics, recurrent, delay, state, surrogate, paths)
+    weight = recurrent if isinstance(recurrent, Tensor) else currents.new_empty(0)
+    z, v, r, b = _Layer.apply(currents, weight, _Spec(dynamics, delay, surrogate, paths))
+    return LayerTrace(z, v, r if r.numel() else None, b if dynamics.adaptation else None), None
+
+
+def fast_product(x: Tensor, weight: Tensor) -> Tensor:
+    """``lif.product``; where few entries of x are not zero, a sum of rows."""
+    if weight.ndim == 2 and x.ndim == 3 and _on_cpu(x) and x.dtype == weight.dtype and _few(x):
+        return _RowsProduct.apply(x, weight)
+    return product(x, weight)
+
+
+def fast_filter(x: Tensor, decay: float) -> Tensor:
+    """y[t] = decay y[t-1] + x[t], y = 0 before; [B, T, N]. Any number of derivatives."""
+    return _Filter.apply(x, decay, False)
+
+
+def _integrate(currents: Tensor, readout: Readout) -> Tensor:
+    moved = np.any(readout.rest) or np.any(readout.v_init) or np.any(np.not_equal(readout.gain, 1))
+    known = readout.synapse is None and not moved and currents.ndim == 3 and _on_cpu(currents)
+    if known and isinstance(readout.decay, float):
+        return fast_filter(currents, readout.decay)
+    return simulation.integrate(currents, readout)
+
+
+FAST = simulation.Operations(fast_unroll, fast_product, _integrate)
+
+
+class _Spec:
+    """A layer's numbers as the kernels take them."""
+
+    def __init__(self, dynamics: Dynamics, delay: int, surrogate: Surrogate, paths: Paths) -> None:
+        self.dynamics, self.delay, self.surrogate, self.paths = dynamics, delay, surrogate, paths
+        self.reset = 0 if isinstance(dynamics.reset, NoReset) else 1 + isinstance(dynamics.reset, SubtractAdapted)
+        self.inclusive = dynamics.comparison is not Comparison.GREATER
+        self.fresh = dynamics.adaptation is not None and dynamics.adaptation.fresh_spike_decays
+        self.refractory = bool(np.any(dynamics.refractory.silent_steps))
+        self.flags = np.array([paths.reset, paths.adaptation, paths.threshold])
+
+    def numbers(self, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+        d = self.dynamics
+        beta, decay_b = (d.adaptation.beta, d.adaptation.decay) if d.adaptation else (0.0, 0.0)
+        rows = [np.broadcast_to(np.asarray(p, dtype), n) for p in (d.decay, d.threshold, d.v_init, beta, decay_b)]
+        silent = np.broadcast_to(np.asarray(d.refractory.silent_steps, np.int16), n)
+        return np.ascontiguousarray(np.stack(rows)), np.ascontiguousarray(silent)
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, currents: Tensor, weight: Tensor, spec: _Spec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x, w = currents.detach().contiguous(), weight.detach().contiguous()
+        batch, _, n = x.shape
+        z, v = torch.empty_like(x), torch.empty_like(x)
+        r = torch.empty(x.shape if spec.refractory else 0, dtype=torch.int16).reshape(-1, *x.shape[1:])
+        b = torch.empty_like(x) if spec.dynamics.adaptation else x.new_empty(0, *x.shape[1:])
+        numbers, silent = spec.numbers(n, x.numpy().dtype)
+        matrices = w.reshape(-1, n, n).numpy()
+        arrays = tuple(t.numpy() for t in (z, v, r, b))
+        _shared_out(
+            batch,
+            lambda low, high: kernels.forward(
+                low, high, x.numpy(), matrices, spec.delay, numbers, silent, spec.reset, spec.inclusive, spec.fresh,
+                *arrays,
+            ),
+        )  # fmt: skip
+        ctx.spec = spec
+        ctx.save_for_backward(w, z, v, r, b)
+        ctx.mark_non_differentiable(r)
+        ctx.set_materialize_grads(False)
+        return z, v, r, b
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, Tensor | None, None]:
+        w, z, v, r, b = ctx.saved_tensors
+        spec: _Spec = ctx.spec
+        given = [z.new_empty(0, *z.shape[1:]) if g is None else g.contiguous() for g in (grads[0], grads[1], grads[3])]
+        adjoint = _back_own if w.ndim == 3 else _back_shared
+        out, dw = adjoint(spec, w, z, v, r, b, [g.numpy() for g in given], ctx.needs_input_grad[1])
+        return out, dw, None
+
+
+def _back_own(
+    spec: _Spec, w: Tensor, z: Tensor, v: Tensor, r: Tensor, b: Tensor, given: list[np.ndarray], wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Backward with weights of each sample's own."""
+    numbers, _ = spec.numbers(z.shape[2], z.numpy().dtype)
+    slope = _slope(spec, v, r, b, 0, z.shape[1], numbers)
+    out, dw = torch.empty_like(z), torch.zeros_like(w) if wanted else w.new_empty(0, *w.shape[1:])
+    arrays = [t.numpy() for t in (w, z, b, out, dw)]
+    _shared_out(
+        len(z),
+        lambda low, high: kernels.back_samples(
+            low, high, slope, arrays[0], spec.delay, spec.paths.recurrent, *given, arrays[1], arrays[2], numbers,
+            spec.reset, spec.fresh, spec.flags, arrays[3], arrays[4],
+        ),
+    )  # fmt: skip
+    return out, dw if wanted else None
+
+
+def _back_shared(
+    spec: _Spec, w: Tensor, z: Tensor, v: Tensor, r: Tensor, b: Tensor, given: list[np.ndarray], wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Backward with one matrix for all samples, or none."""
+    batch, steps, n = z.shape
+    numbers, _ = spec.numbers(n, z.numpy().dtype)
+    out, fed = torch.empty_like(z), z.new_empty(batch, n)
+    carried_v, carried_b = np.zeros((2, batch, n), z.numpy().dtype)
+    none = fed.numpy()[:0]
+    arrays = [t.numpy() for t in (z, b, out)]
+    back = w.t() if w.numel() and spec.paths.recurrent else None
+    for t in range(steps - 1, -1, -1):
+        slope = _slope(spec, v, r, b, t, 1, numbers)[:, 0]
+        arriving = none
+        if back is not None and t + spec.delay < steps:
+            torch.mm(out[:, t + spec.delay], back, out=fed)
+            arriving = fed.numpy()
+        kernels.back_step(
+            t, slope, arriving, *given, arrays[0], arrays[1], numbers, spec.reset, spec.fresh,
+            spec.flags, carried_v, carried_b, arrays[2],
+        )  # fmt: skip
+    return out, _outer(z, out, spec.delay) if wanted and w.numel() else None
+
+
+def _slope(spec: _Spec, v: Tensor, r: Tensor, b: Tensor, first: int, steps: int, numbers: np.ndarray) -> np.ndarray:
+    """dz/dv of some steps, zero where refractory, [B, steps, N]."""
+    if isinstance(spec.surrogate, Triangular):
+        slope = v.new_empty(len(v), steps, v.shape[2]).numpy()
+        kernels.triangle(first, spec.surrogate.height, v.numpy(), r.numpy(), b.numpy(), numbers, slope)
+        return slope
+    d: Any = constants(spec.dynamics, v.dtype, v.device)
+    v, r, b = (x[:, first : first + steps] for x in (v, r, b))
+    free = spec.surrogate(v - d.adapted(b), d.threshold - d.rest)
+    return (free.where(r == 0, 0) if spec.refractory else free).contiguous().numpy()
+
+
+class _RowsProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        rows, w = x.detach().flatten(0, 1).contiguous(), weight.detach().contiguous()
+        ctx.save_for_backward(x, weight)
+        y = x.new_zeros(len(rows), w.shape[1])
+        arrays = rows.numpy(), w.numpy(), y.numpy()
+        _shared_out(len(rows), lambda low, high: kernels.rows_product(low, high, *arrays))
+        return y.unflatten(0, x.shape[:2])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, w = ctx.saved_tensors
+        (g,) = grads
+        return g @ w.t() if ctx.needs_input_grad[0] else None, _outer(x, g, 0) if ctx.needs_input_grad[1] else None
+
+
+class _Filter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, decay: float, backward: bool) -> Tensor:
+        ctx.decay, ctx.backward_in_time = decay, backward
+        source, y = x.detach().contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+        arrays = source.numpy(), decay, backward, y.numpy()
+        _shared_out(len(source), lambda low, high: kernels.filter_forward(low, high, *arrays))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Filter.apply(grads[0], ctx.decay, not ctx.backward_in_time), None, None
+
+
+def _outer(x: Tensor, g: Tensor, late: int) -> Tensor:
+    """sum over samples and steps of x[t]^T g[t + late], [in, out]."""
+    if not _few(x):
+        shortened = x[:, : x.shape[1] - late].flatten(0, 1)
+        return shortened.t() @ g[:, late:].flatten(0, 1)
+    dw = x.new_zeros(x.shape[2], g.shape[2])
+    arrays = x.detach().flatten(0, 1).contiguous().numpy(), g.flatten(0, 1).contiguous().numpy()
+    _shared_out(g.shape[2], lambda low, high: kernels.rows_outer(low, high, *arrays, late, x.shape[1], dw.numpy()))
+    return dw
+
+
+def _few(x: Tensor) -> bool:
+    return int(torch.count_nonzero(x)) < FEW * x.numel()
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _shared_out(count: int, work: Callable[[int, int], None]) -> None:
+    """Do 0 .. count in as many parts as torch has threads."""
+    parts = min(torch.get_num_threads(), count)
+    if parts == 1:
+        work(0, count)
+        return
+    ends = [count * i // parts for i in range(parts + 1)]
+    list(_pool(parts).map(work, ends[:-1], ends[1:]))
