@@ -3,9 +3,10 @@
     {"format": 1, "kind": "fewshot-cnn", "network": {the fields of CNNConfig},
      "training": {command, seed, data, versions, steps, precision, ..}}
 
-The tensors' names, type (float32) and shapes follow from ``network`` and are checked before one of them is read:
-a file that lies is refused with the tensor's name. Arrays are NumPy's: torch is imported only when a network is
-asked for, so that listing weights stays quick.
+or of the kind ``"robot-natural-eprop"``, which says more (``adapters.weights_robot``). The tensors' names, type
+(float32) and shapes follow from ``network`` and are checked before one of them is read: a file that lies is refused
+with the tensor's name. Arrays are NumPy's: torch is imported only when a network is asked for, so that listing weights
+stays quick.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import safetensors.numpy
@@ -32,11 +33,17 @@ if TYPE_CHECKING:
     from ovonic.models.fewshot_cnn import CNNConfig, FewshotCNN
 
 __all__ = [
+    "FEWSHOT",
+    "PUBLISHED",
+    "ROBOT",
     "Weights",
     "describe",
     "fewshot_from",
     "fewshot_tensors",
+    "from_fields",
     "load_weights",
+    "locate",
+    "origin",
     "readout_w_max",
     "resolve_fewshot",
     "save_fewshot",
@@ -45,7 +52,10 @@ __all__ = [
 ]
 
 FORMAT = 1
-FEWSHOT = "fewshot-cnn"
+FEWSHOT, ROBOT = "fewshot-cnn", "robot-natural-eprop"
+KINDS = {FEWSHOT: ("network", "training"), ROBOT: ("network", "inner", "code", "training")}
+"""The JSON objects that describe each kind."""
+PUBLISHED = {"origin": "a checkpoint as published with Ortner et al. 2025"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,11 +63,12 @@ class Weights:
     """What a weight file holds.
 
     Attributes:
-        kind: the network it belongs to, ``"fewshot-cnn"``.
+        kind: the network it belongs to, ``"fewshot-cnn"`` or ``"robot-natural-eprop"``.
         tensors: float32 arrays by parameter name.
-        config: the network's configuration (for ``fewshot-cnn`` the fields of ``CNNConfig``).
+        config: the network's configuration (the fields of ``CNNConfig``, or of ``NaturalEPropConfig``).
         training: where the weights come from: command, seed, data, versions, steps, precision, ...
         path: the file.
+        more: the other objects of the kind's description.
     """
 
     kind: str
@@ -65,6 +76,7 @@ class Weights:
     config: dict[str, Any]
     training: dict[str, Any]
     path: Path
+    more: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def shipped() -> dict[str, Path]:
@@ -79,7 +91,7 @@ def save_weights(path: str | Path, tensors: Mapping[str, NDArray[Any]], config: 
     Args:
         path: the target; an existing file is replaced.
         tensors: arrays by parameter name, stored as float32.
-        config: ``{"kind": .., "network": {..}, "training": {..}}``, JSON values.
+        config: ``{"kind": .., "network": {..}, "training": {..}}`` and what else describes the kind, JSON values.
     Raises: WeightsError: what would not load again: an unknown kind, a NaN, a missing tensor, a wrong shape.
     """
     description = {"format": FORMAT, **config}
@@ -96,16 +108,19 @@ def save_fewshot(path: str | Path, net: FewshotCNN, training: Mapping[str, Any])
     save_weights(path, fewshot_tensors(net), config)
 
 
-def load_weights(source: str | Path) -> Weights:
+def load_weights(source: str | Path, kind: str | None = None) -> Weights:
     """Read a weight file, trusting nothing in it.
 
     Args:
         source: a shipped name (``"fewshot-32bit"``) or a path (``./name`` where a file is called like one).
-    Raises: WeightsError: no such name or file; damaged, or of an unknown kind or format; a tensor is missing,
-        superfluous, of a wrong type or shape, or not finite.
+        kind: the only one that will do; None: any.
+    Raises: WeightsError: no such name or file; damaged, of an unknown kind or format, or of another kind; a tensor is
+        missing, superfluous, of a wrong type or shape, or not finite.
     """
-    path = _locate(source)
+    path = locate(source)
     description = describe(path)
+    if kind not in (None, description["kind"]):
+        raise WeightsError(f"{source}: weights of the kind {description['kind']!r} where {kind!r} is needed")
     try:
         with safe_open(path, framework="np") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -115,15 +130,16 @@ def load_weights(source: str | Path) -> Weights:
     except SafetensorError as error:
         raise _damaged(path, error) from error
     _check_finite(path, tensors)
-    return Weights(description["kind"], tensors, description["network"], description["training"], path)
+    more = {key: description[key] for key in KINDS[description["kind"]] if key not in ("network", "training")}
+    return Weights(description["kind"], tensors, description["network"], description["training"], path, more)
 
 
 def describe(source: str | Path) -> dict[str, Any]:
-    """Read what a weight file says of itself (format, kind, network, training), without tensors or torch.
+    """Read what a weight file says of itself (format, kind, network, training, ..), without tensors or torch.
 
     Raises: WeightsError: no such name or file, damaged, or of an unknown format or kind.
     """
-    path = _locate(source)
+    path = locate(source)
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get("ovonic")
@@ -164,17 +180,14 @@ def resolve_fewshot(source: str | Path) -> tuple[FewshotCNN, dict[str, Any]]:
         of its training.
     Raises: WeightsError: nothing of that name, or not the weights of a few-shot CNN.
     """
-    path = _locate(source)
-    with path.open("rb") as file:
-        provenance = {"source": str(source), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    path = locate(source)
+    provenance = origin(source, path)
     if is_published(path):
-        origin = {
-            "origin": "a checkpoint as published with Ortner et al. 2025",
+        return fewshot_from_published(path), provenance | PUBLISHED | {
             "precision": 32,
             "alphabets": list(FEWSHOT_ALPHABETS),
         }
-        return fewshot_from_published(path), provenance | origin
-    weights = load_weights(path)
+    weights = load_weights(source, FEWSHOT)
     return fewshot_from(weights), provenance | weights.training
 
 
@@ -191,7 +204,17 @@ def readout_w_max(provenance: Mapping[str, Any]) -> float | None:
     return float(value)
 
 
-def _locate(source: str | Path) -> Path:
+def origin(source: str | Path, path: Path) -> dict[str, str]:
+    """Where weights come from: what the user called them, ``source``, and ``sha256`` of the file."""
+    with path.open("rb") as file:
+        return {"source": str(source), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def locate(source: str | Path) -> Path:
+    """The file that ``source``, a shipped name or a path, names.
+
+    Raises: WeightsError: none.
+    """
     names = shipped()
     if str(source) in names:
         return names[str(source)]
@@ -212,14 +235,47 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON number")
 
 
+def from_fields[C](path: str | Path, values: Mapping[str, Any], config: type[C], label: str = "configuration") -> C:
+    """Build the dataclass ``config`` from what a file says: every field, each of its type, none unknown.
+
+    Raises: WeightsError: it does not say that; the message names file, ``label`` and field.
+    """
+    hints = get_type_hints(config)
+    for name, value in values.items():
+        if name not in hints:
+            raise WeightsError(f"{path}: unknown {label} {name!r}: {nearest(name, hints)}")
+        if not _fits(value, hints[name]):
+            expected = getattr(hints[name], "__name__", None) if not get_args(hints[name]) else None
+            raise WeightsError(f"{path}: {label} {name} {value!r}: expected {expected or hints[name]}")
+    if missing := sorted(hints.keys() - values.keys()):
+        raise WeightsError(f"{path}: its {label} lacks {', '.join(missing)}")
+    try:
+        return config(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {label} {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a field's type: a number, text, a union of such, or a tuple, which JSON calls list."""
+    if get_origin(hint) is tuple:
+        types = get_args(hint)
+        return type(value) is list and len(value) == len(types) and all(map(_fits, value, types))
+    if get_args(hint):
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if hint is float:
+        return type(value) in (float, int) and math.isfinite(value)
+    return type(value) is hint
+
+
 def _check_kind(path: str | Path, description: Any) -> None:
     if not isinstance(description, dict):
         raise WeightsError(f"{path}: its 'ovonic' metadata is not a JSON object")
     if description.get("format") != FORMAT:
         raise WeightsError(f"{path}: format {description.get('format')!r}: this Ovonic reads format {FORMAT}")
-    if description.get("kind") != FEWSHOT:
-        raise WeightsError(f"{path}: kind {description.get('kind')!r}: this Ovonic knows {FEWSHOT!r}")
-    for key in ("network", "training"):
+    kind = description.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise WeightsError(f"{path}: kind {kind!r}: this Ovonic knows {', '.join(map(repr, KINDS))}")
+    for key in KINDS[kind]:
         if not isinstance(description.get(key), dict):
             raise WeightsError(f"{path}: its 'ovonic' metadata has no object {key!r}")
 
@@ -227,19 +283,16 @@ def _check_kind(path: str | Path, description: Any) -> None:
 def _fewshot_config(path: str | Path, values: Mapping[str, Any]) -> CNNConfig:
     from ovonic.models.fewshot_cnn import CNNConfig
 
-    types = {field.name: type(field.default) for field in dataclasses.fields(CNNConfig)}
-    for name, value in values.items():
-        if name not in types:
-            raise WeightsError(f"{path}: unknown configuration {name!r}: {nearest(name, types)}")
-        fits = type(value) in (float, int) if types[name] is float else type(value) is types[name]
-        if not fits or (types[name] is float and not math.isfinite(value)):
-            raise WeightsError(f"{path}: configuration {name} {value!r}: expected {types[name].__name__}")
-    if missing := sorted(types.keys() - values.keys()):
-        raise WeightsError(f"{path}: its configuration lacks {', '.join(missing)}")
-    try:
-        return CNNConfig(**values)
-    except ConfigError as error:
-        raise WeightsError(f"{path}: configuration {error}") from error
+    return from_fields(path, values, CNNConfig)
+
+
+def _fewshot_shapes(path: str | Path, description: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    config = _fewshot_config(path, description["network"])
+    shapes: dict[str, tuple[int, ...]] = {
+        f"convs.{block}.weight": (config.channels, config.channels if block else 1, 3, 3)
+        for block in range(config.blocks)
+    }
+    return shapes | {"readout.weight": (config.n_way, config.channels), "inner_lr": (config.updates,)}
 
 
 def _check_layout(
@@ -247,17 +300,18 @@ def _check_layout(
 ) -> None:
     """Compare names, types and shapes with those that follow from the configuration."""
     _check_kind(path, description)
-    config = _fewshot_config(path, description["network"])
-    expected: dict[str, tuple[int, ...]] = {
-        f"convs.{block}.weight": (config.channels, config.channels if block else 1, 3, 3)
-        for block in range(config.blocks)
-    }
-    expected |= {"readout.weight": (config.n_way, config.channels), "inner_lr": (config.updates,)}
+    kind = description["kind"]
+    if kind == ROBOT:
+        from ovonic.adapters.weights_robot import robot_shapes
+
+        expected = robot_shapes(path, description)
+    else:
+        expected = _fewshot_shapes(path, description)
     if missing := sorted(expected.keys() - layout.keys()):
         raise WeightsError(f"{path}: tensor {missing[0]!r} is missing")
     for name, (dtype, shape) in layout.items():
         if name not in expected:
-            raise WeightsError(f"{path}: tensor {name!r} does not belong to a {FEWSHOT}")
+            raise WeightsError(f"{path}: tensor {name!r} does not belong to a {kind}")
         if dtype != "F32":
             raise WeightsError(f"{path}: tensor {name!r}: type {dtype}, expected F32")
         if shape != expected[name]:

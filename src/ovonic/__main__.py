@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import ovonic
-from ovonic.commands import doctor, fewshot, reproduce, weights
+from ovonic.commands import doctor, fewshot, reproduce, robot, weights
 from ovonic.models.errors import OvonicError
 
 
@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.command("reproduce")(reproduce.reproduce)
 app.add_typer(fewshot.app, name="fewshot")
+app.add_typer(robot.app, name="robot")
 app.add_typer(weights.app, name="weights")
 app.command("doctor")(doctor.doctor)
 

@@ -1,0 +1,142 @@
+"""``ovonic robot train``: meta-train the learning-signal generator and the trainee."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ovonic.commands.common import (
+    Device,
+    JsonFile,
+    Quiet,
+    Seed,
+    command_line,
+    parse_device,
+    progress,
+    versions,
+    write_json,
+)
+from ovonic.models.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ovonic.tasks.robot_training import RobotTrainingState
+
+
+def parse_step(text: str) -> float | None:
+    """The step of ``--quantise``: a number, a fraction, or none.
+
+    Raises: ConfigError: neither.
+    """
+    if text.lower() == "none":
+        return None
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ConfigError(f"--quantise {text}: give a step such as 1/16 or 0.0625, or none") from None
+
+
+def train(
+    out: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    lsg_lif: Annotated[int | None, typer.Option(min=0, help="LIF neurons of the LSG. [default: 560]")] = None,
+    lsg_alif: Annotated[int | None, typer.Option(min=0, help="Adaptive neurons of the LSG. [default: 240]")] = None,
+    trainee: Annotated[int | None, typer.Option(min=1, help="Neurons of the trainee. [default: 250]")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 5000,
+    batch: Annotated[int, typer.Option(min=1, help="Movements an outer step.")] = 32,
+    lr: Annotated[float, typer.Option(help="Adam's rate.")] = 1.5e-3,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps over which the rate rises from zero.")] = 0,
+    decay: Annotated[float, typer.Option(help="Share of the run over which the rate falls to zero.")] = 0.5,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    average: Annotated[float, typer.Option(help="Decay of the running average of the weights.")] = 0.998,
+    quantise: Annotated[str, typer.Option(metavar="STEP|none", help="Updates are multiples of this.")] = "1/16",
+    rounding: Annotated[str, typer.Option(help="Rounding of updates: nearest or stochastic.")] = "nearest",
+    inner_rate: Annotated[float, typer.Option(help="Inner learning rate.")] = 1e-4,
+    updates: Annotated[int, typer.Option(min=0, help="Updates a lesson.")] = 1,
+    path_gradient: Annotated[bool, typer.Option(help="Descend the Cartesian error too.")] = True,
+    init: Annotated[str | None, typer.Option(metavar="WEIGHTS", help="Start from these; their sizes hold.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the folder's run.")] = False,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between records of the history.")] = 10,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 250,
+    validation_trajectories: Annotated[int, typer.Option(min=1)] = 200,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Meta-train; writes checkpoint, metrics and weights into OUT. Ctrl-C keeps the work for --resume."""
+    from dataclasses import replace
+
+    import torch
+
+    from ovonic.commands.fewshot import _interruptible
+    from ovonic.models.natural_eprop import InnerLoop
+    from ovonic.models.natural_eprop_networks import NaturalEPropConfig
+    from ovonic.models.outer_loss import Objective
+    from ovonic.tasks.robot import resolve_robot
+    from ovonic.tasks.robot_run import training_run
+    from ovonic.tasks.robot_training import RobotTrainingConfig
+    from ovonic.tasks.trajectories import CoordinateCode
+
+    if threads:
+        torch.set_num_threads(threads)
+    start = resolve_robot(init) if init else None
+    sizes = {"lsg_lif": lsg_lif, "lsg_alif": lsg_alif, "trainee": trainee}
+    config = RobotTrainingConfig(
+        network=replace(
+            start.config if start else NaturalEPropConfig(),
+            **{name: size for name, size in sizes.items() if size is not None},
+        ),
+        inner=InnerLoop(inner_rate, parse_step(quantise), rounding, updates),
+        objective=Objective(path_gradient=path_gradient),
+        code=start.code if start else CoordinateCode(),
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        warmup=warmup,
+        decay=decay,
+        clip=clip,
+        average=average,
+        seed=seed,
+        log_every=log_every,
+        validate_every=validate_every,
+        validation_trajectories=validation_trajectories,
+        device=str(parse_device(device)),
+    )
+    begun = [0]
+
+    def on_start(state: RobotTrainingState) -> None:
+        begun[0] = state.step
+        if state.step:
+            typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
+
+    with progress("meta-training", steps, quiet) as advance, _interruptible() as stop:
+
+        def on_step(state: RobotTrainingState, shown: dict[str, float]) -> None:
+            held_out = state.validation[-1]["loss"]["mean"] if state.validation else float("nan")
+            advance(1 + begun[0], **{name: shown[name] for name in ("loss", "task")}, validation=held_out)
+            begun[0] = 0
+
+        _, state = training_run(
+            config,
+            out,
+            init=init,
+            provenance={"command": command_line(), "versions": versions()},
+            resume=resume,
+            on_start=on_start,
+            on_step=on_step,
+            stop=stop,
+            save_every=save_every,
+        )
+    last = state.validation[-1]
+    half = last["loss"]["ci95"]
+    typer.echo(
+        f"{out}/weights.safetensors: loss {last['loss']['mean']:.4g}{'' if half is None else f' +- {half:.2g}'}, "
+        f"tip error {last['tip_rmse_mm']['median']:.3g} mm (median) "
+        f"on {validation_trajectories} other movements after {steps} steps"
+    )
+    result = {"weights": str(out / "weights.safetensors"), "steps": steps, "validation": state.validation}
+    write_json(json, "robot-train", result, {"training": config})

@@ -1,0 +1,311 @@
+"""Meta-training of the robot's networks: the outer loop of natural e-prop, its schedule, checkpoints and validation.
+
+    step s   Brownian movements number s batch .. (s + 1) batch - 1 of the training stream -> lessons -> outer loss
+             (``models.outer_loss``) -> gradient of all six weights -> clipped in norm -> Adam -> running average
+
+A run is a function of its configuration alone: step s draws its movements and its rounding from (seed, s), so a run
+that was stopped and resumed ends with the very weights of one that was not (same torch release, same number of threads,
+same engine).
+
+Movement i of a seed depends on (seed, i) alone (``tasks.trajectories``), so parts of a run, and evaluations of the
+same seed, are kept apart by number: evaluations count from 0, validation from 2^31, training from 2^32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovonic.models.errors import ConfigError, DivergenceError
+from ovonic.models.natural_eprop import InnerLoop, Lesson
+from ovonic.models.natural_eprop_networks import NaturalEPropConfig, initial_pair
+from ovonic.models.outer_loss import Objective, outer_loss
+from ovonic.tasks.robot import MovementErrors, Robot, kinematics, movement_errors, movement_family
+from ovonic.tasks.statistics import interval
+from ovonic.tasks.trajectories import CoordinateCode, TrajectoryBatch, TrajectorySpec, sample_trajectories
+
+__all__ = ["RobotTrainingConfig", "RobotTrainingState", "robot_train"]
+
+VALIDATION_FROM, TRAINING_FROM = 2**31, 2**32
+WORSE, PATIENCE = 10.0, 100
+"""Training has diverged when the loss exceeds ``WORSE`` times that of an arm at rest, ``PATIENCE`` steps in a row."""
+
+
+@dataclass(frozen=True)
+class RobotTrainingConfig:
+    """Everything a meta-training run depends on.
+
+    Attributes:
+        network: sizes and dynamics. inner: how lessons go. objective: the outer loss. code: how targets are told.
+        steps: outer updates. batch: movements an outer update.
+        lr: Adam's rate (eps 1e-7, as published), reached linearly over the first ``warmup`` steps, then constant, then
+            falling to zero along a half cosine over the last ``decay`` of the run.
+        clip: largest norm of the gradient over all six weights; None: any.
+        average: decay of the running average of the weights that becomes the result (0: the last weights).
+        seed: names the run.
+        log_every: steps between records of the history.
+        validate_every, validation_trajectories: how often and on how many other movements the average is tried.
+        device: where torch computes, e.g. ``"cpu"`` or ``"cuda"``.
+    """
+
+    network: NaturalEPropConfig = field(default_factory=NaturalEPropConfig)
+    inner: InnerLoop = field(default_factory=InnerLoop)
+    objective: Objective = field(default_factory=Objective)
+    code: CoordinateCode = field(default_factory=CoordinateCode)
+    steps: int = 5000
+    batch: int = 32
+    lr: float = 1.5e-3
+    warmup: int = 0
+    decay: float = 0.5
+    clip: float | None = None
+    average: float = 0.998
+    seed: int = 0
+    log_every: int = 10
+    validate_every: int = 250
+    validation_trajectories: int = 200
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "validate_every", "validation_trajectories"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.warmup < 0 or self.seed < 0:
+            raise ConfigError(f"warmup {self.warmup} and seed {self.seed}: must not be negative")
+        for name in ("lr", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} {value}: must be positive and finite")
+        if not 0 <= self.average < 1 or not 0 <= self.decay <= 1:
+            raise ConfigError(f"decay {self.decay} lies in 0..1, average {self.average} in 0..1 (1 excluded)")
+        if self.validation_trajectories > TRAINING_FROM - VALIDATION_FROM:
+            raise ConfigError(f"validation_trajectories {self.validation_trajectories}: would be trained on")
+        _ = self.movements
+
+    @property
+    def movements(self) -> TrajectorySpec:
+        """The movements that are learned: the consistent family."""
+        return movement_family(self.network, self.code)
+
+    def rate(self, step: int) -> float:
+        """Adam's rate at ``step`` (0-based)."""
+        begin = self.steps * (1 - self.decay)
+        falling = 1.0
+        if step >= begin and self.decay:
+            falling = 0.5 * (1 + math.cos(math.pi * (step - begin) / (self.steps - begin)))
+        return self.lr * falling * min(1.0, (step + 1) / max(self.warmup, 1))
+
+
+class RobotTrainingState:
+    """What a checkpoint holds: the networks, their running average, Adam's moments, and the history of the metrics.
+
+    Args:
+        config: of the run.
+        start: networks to begin with, of the same sizes and code; None: ``initial_pair`` of the run's seed.
+    Raises: ConfigError: ``start`` is of another configuration; the fields are named.
+    """
+
+    def __init__(self, config: RobotTrainingConfig, start: Robot | None = None) -> None:
+        self.config = config
+        if start is None:
+            start = Robot(config.network, initial_pair(config.network, config.seed), config.inner, config.code)
+        _check_start(config, start)
+        self.net = start.module().to(config.device).train()
+        self.average = start.module().to(config.device).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, eps=1e-7)
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.validation: list[dict[str, Any]] = []
+        self.sums: dict[str, float] = {}
+        self.unlogged = self.worse = 0
+
+    def robot(self, provenance: dict[str, Any] | None = None) -> Robot:
+        """The averaged networks, which are the result."""
+        c = self.config
+        return Robot(c.network, self.average.describe(), c.inner, c.code, provenance or {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state under a flat name."""
+        out = {f"net.{k}": v for k, v in self.net.state_dict().items()}
+        out |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            out |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+        return out
+
+    def progress(self) -> dict[str, Any]:
+        """The rest of the state, JSON values."""
+        names = ("step", "history", "validation", "sums", "unlogged", "worse")
+        return {name: getattr(self, name) for name in names}
+
+    def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Continue from ``tensors()`` and ``progress()`` of an earlier state of the same configuration."""
+        for prefix, module in (("net.", self.net), ("average.", self.average)):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        for name in self.progress():
+            setattr(self, name, progress[name])
+
+    def record(self, shown: dict[str, float]) -> None:
+        """Add a step's numbers; the history gets their means every ``log_every`` steps and at the end."""
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in shown.items()}
+        self.unlogged += 1
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            means = {name: total / self.unlogged for name, total in self.sums.items()}
+            self.history.append({"step": self.step, **means})
+            self.sums, self.unlogged = {}, 0
+
+
+def robot_train(
+    state: RobotTrainingState,
+    *,
+    on_step: Callable[[RobotTrainingState, dict[str, float]], None] | None = None,
+    save: Callable[[RobotTrainingState], Path | None] | None = None,
+    save_every: int = 50,
+    stop: Callable[[], bool] | None = None,
+    last_saved: Path | None = None,
+) -> Robot:
+    """Run the outer loop from ``state.step`` to ``config.steps``.
+
+    Args:
+        state: where to begin; changed in place.
+        on_step: called after each step with the state and the step's numbers: ``loss`` (all of it), ``task`` (without
+            rates), ``mse_omega``, ``mse_xyz``, ``rates`` (the rates' share of the loss), ``trainee_hz``, ``lsg_hz``,
+            ``gradient`` (norm before clipping).
+        save: writes a checkpoint and returns its path; called every ``save_every`` steps and on a stop, unless the loss
+            is as high as that of a run that diverges, and at the end.
+        stop: asked after each step; true ends the run there.
+        last_saved: the checkpoint that ``state`` comes from.
+    Returns: the averaged networks.
+    Raises: DivergenceError: a loss or the gradient is not finite, or the task's loss was over ``WORSE`` times that of
+        an arm at rest for ``PATIENCE`` steps. KeyboardInterrupt: ``stop``.
+    """
+    config = state.config
+    spec = config.movements
+
+    def diverged(what: str) -> DivergenceError:
+        return DivergenceError(
+            f"meta-training diverged at step {state.step}: {what}. Last good checkpoint: "
+            f"{last_saved or 'none'}. Lower lr ({config.lr:g}), clip the gradient ({config.clip}), "
+            f"or lower the inner rate ({config.inner.rate:g})"
+        )
+
+    while state.step < config.steps:
+        for group in state.optimizer.param_groups:
+            group["lr"] = config.rate(state.step)
+        first = TRAINING_FROM + state.step * config.batch
+        batch = sample_trajectories(spec, config.seed, range(first, first + config.batch)).to(config.device)
+        shown, at_rest = _outer_gradient(state, batch)
+        if not all(map(math.isfinite, shown.values())):
+            raise diverged(", ".join(f"{name} {value:.6g}" for name, value in shown.items()))
+        state.worse = state.worse + 1 if shown["task"] > WORSE * at_rest else 0
+        if state.worse >= PATIENCE:
+            raise diverged(
+                f"for {PATIENCE} steps the loss has been over {WORSE:g} times that of no movement, "
+                f"{shown['task']:.4g} over {at_rest:.4g} now"
+            )
+        state.optimizer.step()
+        state.step += 1
+        _follow(state)
+        state.record(shown)
+        if state.step % config.validate_every == 0 or state.step == config.steps:
+            state.validation.append({"step": state.step, **_validate(state)})
+            if not math.isfinite(state.validation[-1]["loss"]["mean"]):
+                raise diverged("the averaged networks' loss is not finite")
+        stopping = stop is not None and stop()
+        last = state.step == config.steps
+        if save and (last or (not state.worse and (stopping or state.step % save_every == 0))):
+            last_saved = save(state)
+        if on_step:
+            on_step(state, shown)
+        if stopping and not last:
+            raise KeyboardInterrupt
+    return state.robot()
+
+
+def _outer_gradient(state: RobotTrainingState, batch: TrajectoryBatch) -> tuple[dict[str, float], float]:
+    """Leave the clipped gradient in the weights; the step's numbers, and the task's loss of an arm at rest."""
+    config, o = state.config, state.config.objective
+    generator = torch.Generator(config.device).manual_seed(_mix(config.seed, state.step))
+    trace = kinematics(batch.spec)
+    state.optimizer.zero_grad(set_to_none=True)
+    lesson = state.net(batch.clock, batch.lsg_input, config.inner, generator)
+    loss = outer_loss(lesson, batch.omega, batch.path, trace, o)
+    loss.total.backward()
+    norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf)
+    with torch.no_grad():
+        rest = torch.zeros_like(batch.omega)
+        at_rest = o.omega * batch.omega.square().mean() + o.path * (trace(rest) - batch.path).square().mean()
+        numbers = {
+            "loss": loss.total,
+            "task": loss.task,
+            "mse_omega": loss.mse_omega,
+            "mse_xyz": loss.mse_path,
+            "rates": loss.total - loss.task,
+            **_rates_hz(lesson),
+            "gradient": norm,
+            "at_rest": at_rest,
+        }
+        values = torch.stack([value.detach() for value in numbers.values()]).tolist()
+    shown = dict(zip(numbers, values, strict=True))
+    return shown, shown.pop("at_rest")
+
+
+def _rates_hz(lesson: Lesson) -> dict[str, Tensor]:
+    """Mean rates of the trainee over all trials, and of the LSG."""
+    (trainee,) = lesson.trials[0].layers
+    rates = {"trainee_hz": torch.stack([trial.rates_hz()[trainee].mean() for trial in lesson.trials]).mean()}
+    if lesson.lsg is not None:
+        rates["lsg_hz"] = torch.stack([r.mean() for r in lesson.lsg.rates_hz().values()]).mean()
+    return rates
+
+
+def _follow(state: RobotTrainingState) -> None:
+    """Let the running average follow; its decay grows from small, so that the start is forgotten."""
+    decay = min(state.config.average, state.step / (state.step + 9))
+    with torch.no_grad():
+        for kept, new in zip(state.average.parameters(), state.net.parameters(), strict=True):
+            kept.lerp_(new, 1 - decay)
+
+
+def _validate(state: RobotTrainingState) -> dict[str, Any]:
+    """Loss and tip error of the averaged networks after a lesson, on movements that are never trained on."""
+    config, spec = state.config, state.config.movements
+    generator = torch.Generator(config.device).manual_seed(_mix(config.seed, VALIDATION_FROM))
+    end = VALIDATION_FROM + config.validation_trajectories
+    parts: list[MovementErrors] = []
+    for first in range(VALIDATION_FROM, end, config.batch):
+        batch = sample_trajectories(spec, config.seed, range(first, min(first + config.batch, end)))
+        batch = batch.to(config.device)
+        with torch.no_grad():
+            lesson = state.average(batch.clock, batch.lsg_input, config.inner, generator)
+            parts.append(movement_errors(lesson.after, batch))
+    loss, tip = (
+        torch.cat([getattr(p, name) for p in parts]).double().cpu().numpy() for name in ("loss", "tip_rmse_mm")
+    )
+    return {
+        "loss": {**interval(loss), "median": float(np.median(loss))},
+        "tip_rmse_mm": {"median": float(np.median(tip)), "p95": float(np.quantile(tip, 0.95))},
+    }
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _check_start(config: RobotTrainingConfig, start: Robot) -> None:
+    due = {**vars(config.network), "code": config.code}
+    has = {**vars(start.config), "code": start.code}
+    if differing := [f"{name} {has[name]!r} there, {due[name]!r} asked for" for name in due if has[name] != due[name]]:
+        raise ConfigError(f"the networks to start from are others: {'; '.join(differing)}")
