@@ -146,6 +146,18 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     assert _one_line(error).startswith("interrupted: ")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_the_first_ctrl_c_asks_and_the_second_stops() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with common.interruptible() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 @pytest.mark.parametrize("arguments", [["--help"], ["weights", "list"], ["weights", "list", "--json", "-"]])
 def test_a_reader_that_leaves_is_no_traceback(arguments: Sequence[str]) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 from urllib.parse import quote
 
 from matplotlib.figure import Figure
@@ -22,21 +24,23 @@ from matplotlib.figure import Figure
 from ovonic.adapters.files import write_atomically
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.validation.figure_style import alt_text, caption, png
-from ovonic.validation.figures import BASELINE_NAMES
+from ovonic.validation.report_style import STYLE
 
 __all__ = [
     "At",
+    "Cell",
     "Claim",
     "Picture",
     "Section",
     "Table",
-    "baselines_table",
+    "Unit",
     "html_report",
-    "systems_table",
+    "look_up",
     "write_report",
 ]
 
-Unit = Literal["percent", "points", "ratio", "number"]
+Unit = Literal["percent", "points", "ratio", "number", "tenths"]
+"""How a number is shown: a share in %, a difference of shares in points, two decimals, four digits, one decimal."""
 
 LEAD = (
     "This page is the outcome of one run of Ovonic, a library for learning to learn on simulated phase-change memory. "
@@ -50,7 +54,7 @@ REFERENCES = (("Ortner et al. 2025, Nature Communications 16:1243", "10.1038/s41
 class At:
     """A number of the result, by its place: ``At("fewshot/pcm/accuracy")``.
 
-    The place holds a number or one of the intervals of ``tasks.statistics``: {mean, ci95}, {ratio, low, high}.
+    The place holds a number or an interval: {mean, ci95}, {ratio, low, high}, {median, low, high}.
     """
 
     path: str
@@ -96,14 +100,13 @@ class Claim:
     ) -> Self:
         """The claim about the number at ``at`` of ``result`` (None where the result does not hold it)."""
         try:
-            value = _look_up(result, at.path)
+            value = look_up(result, at.path)
         except ConfigError:
             value = None
         if not isinstance(value, Mapping):
             return cls(name, value, threshold, relation, unit=at.unit, path=at.path)
         measured, low, high = _interval(value)
-        key = "ratio" if "ratio" in value else "mean"
-        return cls(name, measured, threshold, relation, low, high, at.unit, f"{at.path}/{key}")
+        return cls(name, measured, threshold, relation, low, high, at.unit, f"{at.path}/{_middle(value)}")
 
     @property
     def held(self) -> bool | None:
@@ -140,43 +143,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A chapter of the page. ``text``: paragraphs, parted by empty lines."""
+    """A chapter of the page. ``text``: paragraphs, parted by empty lines; `code` between backticks."""
 
     title: str
     text: str = ""
     claims: Sequence[Claim] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
-
-
-def systems_table(result: Mapping[str, Any], runs: Mapping[str, str]) -> Table:
-    """Key figures of few-shot evaluations side by side.
-
-    Args: runs: label -> place in ``result`` of an ``Evaluation.report()``.
-    """
-    rows: list[list[Cell]] = []
-    for label, path in runs.items():
-        report = _look_up(result, path)
-        n: list[str | At] = [At(f"{path}/tasks", "number"), " tasks"]
-        if "chips" in report:
-            n += [" × ", At(f"{path}/chips/n", "number"), " chips, worst ", At(f"{path}/chips/worst")]
-        ratio: Cell = At(f"{path}/error_ratio", "ratio") if "error_ratio" in report else "–"
-        rows.append([label, At(f"{path}/accuracy"), ratio, tuple(n)])
-    return Table("Accuracy after the last update", ("System", "Accuracy, %", "Error ÷ software's", "n"), rows)
-
-
-def baselines_table(result: Mapping[str, Any], path: str, title: str = "Baselines on the same tasks") -> Table:
-    """Baselines of the ``Evaluation.report()`` at ``path``, and how far the learned head lies above each."""
-    names = _look_up(result, f"{path}/baselines")
-    rows: list[list[Cell]] = [["learned head, software", _twin(result, path), "–"]]
-    for name in names:
-        at = f"{path}/baselines/{name}"
-        rows.append([BASELINE_NAMES.get(name, name.replace("_", " ")), At(at), At(f"{at}/difference", "points")])
-    return Table(title, ("Classifier", "Accuracy, %", "Head minus this, points"), rows)
-
-
-def _twin(result: Mapping[str, Any], path: str) -> At:
-    return At(f"{path}/software/accuracy" if "software" in _look_up(result, path) else f"{path}/accuracy")
 
 
 def write_report(
@@ -268,16 +241,18 @@ def _claims(claims: Iterable[Claim], title: str) -> str:
         verdict, symbol = {True: ("held", "✓"), False: ("not held", "✗"), None: ("not measured", "–")}[claim.held]
         seen = "–"
         if claim.measured is not None:
-            seen = _data(claim.measured, claim.unit, claim.path) + _sign(claim.unit)
+            half = None if claim.low is None or claim.high is None else (claim.high - claim.low) / 2
+            seen = _data(claim.measured, claim.unit, claim.path, half=half) + _sign(claim.unit)
             if claim.low is not None:
-                high = "∞" if claim.high is None else _shown(claim.high, claim.unit)
-                seen += f" <small>({_shown(claim.low, claim.unit)} to {high})</small>"
+                high = "∞" if claim.high is None else _shown(claim.high, claim.unit, half=half)
+                seen += f' <small class="whole">({_shown(claim.low, claim.unit, half=half)} to {high})</small>'
         asked = (
             f"{'at most' if claim.relation == '<=' else 'at least'} {_shown(claim.threshold, claim.unit, signed=False)}"
         )
         close = "<br><small>within the interval: this run alone does not decide</small>" if claim.close else ""
         mark = f'<span class="verdict {verdict.replace(" ", "-")}">{symbol} {verdict}</span>{close}'
-        rows.append([escape(claim.name), seen, asked + _sign(claim.unit), mark])
+        whole = f'<span class="whole">{asked}{_sign(claim.unit)}</span>'
+        rows.append([escape(claim.name), seen, whole, mark])
     return _table(title, ("Claim", "Measured", "Claimed", "Verdict"), rows)
 
 
@@ -303,7 +278,8 @@ def _settings(result: Mapping[str, Any]) -> str:
             for name, text in _flat(result.get(key, {}))
         ]
         if rows:
-            parts.append(_table(title, ("Name", "Value"), rows, kind="settings"))
+            table = _table(title, ("Name", "Value"), rows, kind="settings")
+            parts.append(f"<details><summary>{title}</summary>{table}</details>" if key == "config" else table)
     return "\n".join([*parts, "</section>"])
 
 
@@ -332,7 +308,8 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], ki
 
 
 def _paragraphs(text: str) -> str:
-    return "".join(f"<p>{escape(part.strip())}</p>" for part in text.split("\n\n") if part.strip())
+    parts = (re.sub("`([^`]+)`", r"<code>\1</code>", escape(part.strip())) for part in text.split("\n\n"))
+    return "".join(f"<p>{part}</p>" for part in parts if part)
 
 
 def _cell(cell: Cell, result: Mapping[str, Any]) -> str:
@@ -340,29 +317,30 @@ def _cell(cell: Cell, result: Mapping[str, Any]) -> str:
         return escape(cell)
     if isinstance(cell, tuple):
         return "".join(_cell(part, result) for part in cell)
-    value = _look_up(result, cell.path)
+    value = look_up(result, cell.path)
     if not isinstance(value, Mapping):
         return "–" if value is None else _data(value, cell.unit, cell.path)
-    if "ratio" in value:
-        if value["ratio"] is None:
-            return "– <small>(software makes no error)</small>"
+    middle, half = _middle(value), value.get("ci95")
+    if value[middle] is None:
+        return "– <small>(software makes no error)</small>"
+    text = _data(value[middle], cell.unit, f"{cell.path}/{middle}", half=half)
+    if middle != "mean":
         high = "∞" if value["high"] is None else _data(value["high"], cell.unit, f"{cell.path}/high")
         low = _data(value["low"], cell.unit, f"{cell.path}/low")
-        return f"{_data(value['ratio'], cell.unit, f'{cell.path}/ratio')} <small>({low} to {high})</small>"
-    text = _data(value["mean"], cell.unit, f"{cell.path}/mean")
-    if value["ci95"] is not None:
-        text += (
-            f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{_data(value['ci95'], cell.unit, f'{cell.path}/ci95', signed=False)}"
-        )
-    return text
+        return f'{text} <small class="whole">({low} to {high})</small>'
+    if half is None:
+        return text
+    beside = _data(half, cell.unit, f"{cell.path}/ci95", signed=False, half=half)
+    return f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{beside}"
 
 
-def _data(value: float, unit: Unit, path: str, signed: bool = True) -> str:
+def _data(value: float, unit: Unit, path: str, signed: bool = True, half: float | None = None) -> str:
     where = f' data-path="{escape(path)}"' if path else ""
-    return f'<data value="{value!r}"{where}>{_shown(value, unit, signed)}</data>'
+    return f'<data value="{value!r}"{where}>{_shown(value, unit, signed, half)}</data>'
 
 
-def _shown(value: float, unit: Unit, signed: bool = True) -> str:
+def _shown(value: float, unit: Unit, signed: bool = True, half: float | None = None) -> str:
+    """A number as text; ``half``: of its interval, of which a plain number shows two digits."""
     match unit:
         case "percent":
             return f"{100 * value:.1f}"
@@ -370,24 +348,33 @@ def _shown(value: float, unit: Unit, signed: bool = True) -> str:
             return (f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}").replace("-", "−")
         case "ratio":
             return f"{value:.2f}"
+        case "tenths":
+            return f"{value:.1f}"
+        case "number" if half:
+            return f"{value:.{max(0, 1 - math.floor(math.log10(half)))}f}"
         case "number":
             return f"{value:.4g}" if isinstance(value, float) else f"{value}"
-    raise ConfigError(f"unit {unit!r}: {nearest(unit, ('percent', 'points', 'ratio', 'number'))}")
+    raise ConfigError(f"unit {unit!r}: {nearest(unit, get_args(Unit))}")
 
 
 def _sign(unit: Unit) -> str:
     return {"percent": "\N{NO-BREAK SPACE}%", "points": " points"}.get(unit, "")
 
 
+def _middle(interval: Mapping[str, Any]) -> str:
+    """Where an interval holds its value."""
+    return "ratio" if "ratio" in interval else "median" if "low" in interval else "mean"
+
+
 def _interval(value: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
-    """The value and the ends of one of the intervals of ``tasks.statistics``."""
-    if "ratio" in value:
-        return value["ratio"], value["low"], value["high"]
+    """The value and the ends of an interval."""
+    if "low" in value:
+        return value[_middle(value)], value["low"], value["high"]
     mean, half = value["mean"], value["ci95"]
     return (mean, None, None) if half is None else (mean, mean - half, mean + half)
 
 
-def _look_up(result: Any, path: str) -> Any:
+def look_up(result: Any, path: str) -> Any:
     """Follow ``"a/b/0"`` through mappings and lists.
 
     Raises: ConfigError: there is nothing at ``path``.
@@ -399,52 +386,3 @@ def _look_up(result: Any, path: str) -> Any:
         except (KeyError, IndexError, TypeError, ValueError):
             raise ConfigError(f"the result holds nothing at {path!r} (no {step!r})") from None
     return here
-
-
-STYLE = """
-:root{color-scheme:light dark;--ink:#1b1f24;--soft:#57606a;--paper:#fff;--line:#d5dae0;--tint:#f5f7f9;--link:#0a5cad;
---good:#0a6b4b;--bad:#b03a00}
-@media (prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a6adb5;--paper:#15181c;--line:#3a4149;--tint:#1e2329;
---link:#7cb7f5;--good:#5fd3a5;--bad:#ff9c66}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:54rem;padding:1.5rem 1rem 3rem;background:var(--paper);color:var(--ink);
-font:1rem/1.55 system-ui,sans-serif;overflow-wrap:break-word}
-h1{font-size:1.7rem;line-height:1.2;margin:0 0 .6rem}
-h2{font-size:1.25rem;margin:2.2rem 0 .5rem;border-top:1px solid var(--line);padding-top:1.2rem}
-p{margin:.5rem 0;max-width:44rem}
-a{color:var(--link)}
-code,pre{font-family:ui-monospace,monospace;font-size:.86em}
-pre{background:var(--tint);border:1px solid var(--line);border-radius:.3rem;padding:.6rem .8rem;white-space:pre-wrap;
-overflow-wrap:anywhere}
-small{font-size:.82em;color:var(--soft)}
-.summary{border-left:.3rem solid var(--good);background:var(--tint);padding:.6rem .9rem;margin:1rem 0}
-.summary.missed{border-color:var(--bad)}
-.wide{overflow-x:auto}
-.wide:focus-visible{outline:2px solid var(--link)}
-table{border-collapse:collapse;width:100%;margin:.4rem 0 1.2rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;font-weight:600;padding:.3rem 0}
-th,td{text-align:left;vertical-align:top;padding:.35rem .9rem .35rem 0;border-bottom:1px solid var(--line)}
-thead th{font-size:.85rem;color:var(--soft);border-bottom:2px solid var(--line)}
-tbody th{font-weight:400}
-.settings{font-size:.88rem}
-.settings th,.settings td{padding-top:.15rem;padding-bottom:.15rem;overflow-wrap:anywhere}
-.verdict{font-weight:600;white-space:nowrap}
-.held{color:var(--good)}
-.not-held{color:var(--bad)}
-figure{margin:1.4rem 0 2rem}
-figure .wide{background:#fff;border:1px solid var(--line);border-radius:.4rem;padding:.5rem}
-img{display:block;width:100%;height:auto;min-width:34rem}
-figcaption{font-size:.88rem;color:var(--soft);margin-top:.5rem;max-width:46rem}
-.alone{display:block;margin-top:.3rem}
-.alone code{overflow-wrap:anywhere}
-footer{border-top:1px solid var(--line);margin-top:2rem;font-size:.88rem;color:var(--soft)}
-@media screen and (max-width:40rem){table,caption,tbody,tr,tbody th,td{display:block}
-thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-tr{padding:.5rem 0;border-bottom:1px solid var(--line)}th,td{border:0;padding:.1rem 0}tbody th{font-weight:600}
-td{display:flex;gap:.8rem}td::before{content:attr(data-label);flex:0 0 8rem;color:var(--soft);font-size:.88rem}
-.settings td::before{content:none}}
-@media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#bbb;--tint:#fff;--good:#0a6b4b;
---bad:#b03a00}body{max-width:none;padding:0;font-size:10pt}figure{margin:1rem 0}h2,caption{break-after:avoid}
-figure,table,tr,pre,.summary{break-inside:avoid}.wide{overflow:visible}figure .wide{border:0;padding:0}
-img{min-width:0;max-height:8.5cm;width:auto;max-width:100%}}
-"""

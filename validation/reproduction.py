@@ -1,196 +1,55 @@
-"""The few-shot part of ``ovonic reproduce``: shipped weights on glyph alphabets they never saw, in software and on PCM.
+"""``ovonic reproduce``: both experiments of the paper with the shipped weights, in one report.
 
-Every threshold stands here, fixed before the run. The glyphs are the embedded data, so the figures are of the
-machinery; real Omniglot is measured by ``ovonic fewshot evaluate --data``.
+What each experiment claims and measures stands in ``fewshot_reproduction`` and in ``robot_reproduction``.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ovonic.adapters.aihwkit_devices import Hardware
-from ovonic.adapters.weights import readout_w_max, resolve_fewshot
-from ovonic.models.maml import Precision
-from ovonic.tasks.datasets import GLYPHS, load_characters
-from ovonic.tasks.episodes import EpisodeSpec
-from ovonic.tasks.fewshot import software_learner
-from ovonic.tasks.fewshot_evaluation import Evaluation, evaluate
-from ovonic.tasks.fewshot_hardware import aihwkit_chips
-from ovonic.tasks.statistics import paired_difference
-from ovonic.validation.figures import accuracy_over_updates, support_and_queries, weight_histograms
-from ovonic.validation.report import At, Claim, Picture, Section, baselines_table, systems_table, write_report
+from ovonic.validation.fewshot_reproduction import fewshot_part
+from ovonic.validation.report import write_report
+from ovonic.validation.reproduction_part import Measured, OnSteps, Part
+from ovonic.validation.robot_reproduction import robot_part
 
-__all__ = ["FEWSHOT_THRESHOLDS", "RUNS", "Run", "reproduce_fewshot"]
+__all__ = ["PARTS", "reproduce"]
 
-FEWSHOT_THRESHOLDS = {
-    "accuracy_32bit": 0.97,
-    "loss_at_4bit": 0.01,
-    "error_ratio_first_read": 1.10,
-    "error_ratio_after_a_day": 1.25,
-    "below_best_baseline": 0.005,
-}
-"""5-way 5-shot, support statistics: least accuracy at 32 bit; most that 4 bit may lose of it; most that the error may
-grow on hardware; most that the learned head may lie below the best classifier without learning on the same features."""
-
-DAY_S = 86400.0
+PARTS: dict[str, Callable[[int], Part]] = {"fewshot": fewshot_part, "robot": robot_part}
+"""The experiments by name; each takes the seed and opens the weights that it needs."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One evaluation.
-
-    ``weights``: a shipped name; ``noise_model``: None for software; ``read_time_s``: age of the chip, s.
-    """
-
-    weights: str
-    tasks: int
-    noise_model: str | None = None
-    read_time_s: float = 0.0
-    chips: int = 0
-
-    def command(self) -> str:
-        """The command that measures this alone."""
-        text = f"ovonic fewshot evaluate --weights {self.weights} --data glyphs --tasks {self.tasks}"
-        if self.noise_model is not None:
-            text += f" --hardware aihwkit --noise-model {self.noise_model} --chips {self.chips}"
-            text += f" --read-time {self.read_time_s:g}" if self.read_time_s else ""
-        return text
-
-
-RUNS: dict[str, Run] = {
-    "software_32bit": Run("fewshot-32bit", 400),
-    "software_4bit": Run("fewshot-4bit", 400),
-    "pcm_32bit": Run("fewshot-32bit", 200, "pcm", chips=4),
-    "hermes_32bit": Run("fewshot-32bit", 200, "hermes", chips=4),
-    "pcm_4bit": Run("fewshot-4bit", 200, "pcm", chips=4),
-    "pcm_32bit_day": Run("fewshot-32bit", 200, "pcm", DAY_S, chips=4),
-}
-LABELS = {
-    "software_32bit": "software, 32 bit",
-    "software_4bit": "software, 4 bit",
-    "pcm_32bit": "PCM tiles, pcm, 32 bit, first read",
-    "hermes_32bit": "PCM tiles, hermes, 32 bit, first read",
-    "pcm_4bit": "PCM tiles, pcm, 4 bit, first read",
-    "pcm_32bit_day": "PCM tiles, pcm, 32 bit, after a day",
-}
-
-
-def reproduce_fewshot(
+def reproduce(
     out: Path,
+    parts: Mapping[str, Part],
     *,
     seed: int,
     provenance: Mapping[str, Any],
-    on_tasks: Callable[[int], None] | None = None,
+    progress: Callable[[str, int], AbstractContextManager[OnSteps]],
 ) -> dict[str, Any]:
-    """Run ``RUNS`` and write ``report.html`` and ``report.json`` into ``out``.
+    """Measure ``parts`` one after the other; ``report.html`` and ``report.json`` in ``out`` hold what is finished.
 
-    Args: provenance: command and versions; on_tasks: told how many tasks were just finished (``total_tasks`` in all).
+    Args:
+        parts: some of ``PARTS``, opened; their names are places in the result.
+        provenance: command and versions.
+        progress: shows how a part goes: its title and its steps in all -> what is told of steps just finished.
     Returns: what the JSON holds.
     """
-    characters = load_characters([GLYPHS], "test")
-    evaluations: dict[str, Evaluation] = {}
-    used: dict[str, Any] = {}
-    for name, run in RUNS.items():
-        net, origin = resolve_fewshot(run.weights)
-        used[run.weights] = origin
-        precision = Precision(origin["precision"], readout_range=readout_w_max(origin) or 1.0)
-        chips = []
-        if run.noise_model is not None:
-            chips = aihwkit_chips(
-                net,
-                Hardware(run.noise_model, readout_w_max=readout_w_max(origin)),
-                chips=run.chips,
-                seed=seed,
-                n_way=5,
-                read_time_s=run.read_time_s,
-                precision=precision,
-            )
-        learner = software_learner(net, precision=precision, seed=seed)
-        evaluations[name] = evaluate(learner, chips, characters, EpisodeSpec(), run.tasks, seed=seed, on_batch=on_tasks)
-    result = {
-        "schema": "ovonic/reproduce/1",
-        **provenance,
-        "config": {
-            "seed": seed,
-            "data": characters.source,
-            "runs": {name: asdict(run) for name, run in RUNS.items()},
-            "thresholds": FEWSHOT_THRESHOLDS,
-            "weights": used,
-        },
-        "fewshot": {name: e.report() for name, e in evaluations.items()} | _differences(evaluations),
-    }
-    _, path = write_report(out, [_section(evaluations, result)], result)
-    return json.loads(path.read_text())
-
-
-def total_tasks() -> int:
-    """Tasks of all runs, software and chips counted alike."""
-    return sum(run.tasks * (1 + run.chips) for run in RUNS.values())
-
-
-def _section(evaluations: Mapping[str, Evaluation], result: Mapping[str, Any]) -> Section:
-    hardware = evaluations["pcm_32bit"]
-    setting = "glyph alphabets never trained on, 5-way 5-shot, norm support, 32 bit"
-    assert hardware.hardware_outcome is not None
-    pictures = [
-        Picture.of(accuracy_over_updates(hardware, setting=setting), _figures_command("pcm_32bit")),
-        Picture.of(support_and_queries(hardware, setting=setting), _figures_command("pcm_32bit")),
-        Picture.of(
-            weight_histograms(hardware.hardware_outcome.weights, setting=setting), _figures_command("pcm_32bit")
-        ),
-    ]
-    paths = {LABELS[name]: f"fewshot/{name}" for name in RUNS}
-    text = (
-        "A network of four convolutions, meta-trained with MAML, learns five characters it has never seen from five "
-        "drawings each: four updates of its dense layer alone. On the simulated hardware (aihwkit) the convolutions "
-        "stay as programmed and only the devices of the dense layer whose target changes are programmed anew.\n\n"
-        "Hardware and software see the same tasks; intervals are 95 % and include the spread between chips."
-    )
-    return Section(
-        "Few-shot classification",
-        text,
-        claims=_claims(result),
-        tables=[systems_table(result, paths), baselines_table(result, "fewshot/software_32bit")],
-        pictures=pictures,
-    )
-
-
-def _figures_command(name: str) -> str:
-    return RUNS[name].command() + " --figures figures"
-
-
-def _differences(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    wide, narrow = evaluations["software_32bit"].software[:, -1], evaluations["software_4bit"].software[:, -1]
-    baselines = evaluations["software_32bit"].baselines
-    best = max(("nearest_class_mean", "ridge"), key=lambda name: float(baselines[name].mean()))
-    return {
-        "loss_at_4bit": paired_difference(wide, narrow),
-        "below_best_baseline": paired_difference(baselines[best], wide) | {"baseline": best},
-    }
-
-
-def _claims(result: Mapping[str, Any]) -> list[Claim]:
-    def claim(text: str, at: At, relation: Literal["<=", ">="], limit: str) -> Claim:
-        return Claim.about(result, text, at, relation, FEWSHOT_THRESHOLDS[limit])
-
-    accuracy = At("fewshot/software_32bit/accuracy")
-    claims = [
-        claim("32 bit, software: accuracy on unseen alphabets", accuracy, ">=", "accuracy_32bit"),
-        claim("4 bit: accuracy lost against 32 bit", At("fewshot/loss_at_4bit", "points"), "<=", "loss_at_4bit"),
-        claim(
-            "accuracy that the learned head lacks to the best classifier without learning",
-            At("fewshot/below_best_baseline", "points"),
-            "<=",
-            "below_best_baseline",
-        ),
-    ]
-    for name, run in RUNS.items():
-        if run.noise_model is not None:
-            limit = "error_ratio_after_a_day" if run.read_time_s else "error_ratio_first_read"
-            at = At(f"fewshot/{name}/error_ratio", "ratio")
-            claims.append(claim(f"{LABELS[name]}: error beside the software twin's", at, "<=", limit))
-    return claims
+    measured: dict[str, Measured] = {}
+    path = out / "report.json"
+    for number, (name, part) in enumerate(parts.items(), 1):
+        counted = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
+        with progress(part.title + counted, part.steps) as on_steps:
+            measured[name] = part.measure(out, on_steps)
+        result = {
+            "schema": "ovonic/reproduce/1",
+            **provenance,
+            "config": {"seed": seed} | {name: m.config for name, m in measured.items()},
+            **{name: m.figures for name, m in measured.items()},
+        }
+        _, path = write_report(out, [m.section for m in measured.values()], result)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found

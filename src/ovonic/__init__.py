@@ -3,6 +3,7 @@
     >>> import ovonic
     >>> ovonic.weights()
     >>> net = ovonic.load("fewshot-32bit")
+    >>> robot = ovonic.load("robot-q16")
 
 Importing this costs nothing: torch, NumPy and the toolchains come in when something that needs them is used.
 """
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovonic.models.fewshot_cnn import FewshotCNN
+    from ovonic.tasks.robot import Robot
 
 __all__ = ["__version__", "load", "weights"]
 
@@ -26,16 +28,25 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'ovonic' has no attribute {name!r}")
 
 
-def load(source: str | Path) -> FewshotCNN:
-    """Load a trained network, ready to use.
+def load(source: str | Path) -> FewshotCNN | Robot:
+    """Load trained networks, ready to use.
 
     Args:
         source: a shipped name (``ovonic.weights()``), a safetensors file, or a published checkpoint (npz, pickle).
-    Returns: the network in eval mode; ``net.config`` says what it is, ``net.provenance`` where its weights are from.
+    Returns: a few-shot classifier as a torch module in eval mode, or the robot's pair of networks
+        (``robot.module()`` is their torch module, ``robot.inner`` how a lesson goes). Of either, ``.config`` says what
+        it is, ``.provenance`` where its weights are from.
     Raises: WeightsError: nothing of that name, or a damaged or hostile file.
     """
-    from ovonic.adapters.weights import resolve_fewshot
+    from ovonic.adapters.published import is_published, load_published
+    from ovonic.adapters.weights import ROBOT, describe, locate, resolve_fewshot
 
+    path = locate(source)
+    is_robot = "W_in_lsg" in load_published(path) if is_published(path) else describe(path)["kind"] == ROBOT
+    if is_robot:
+        from ovonic.tasks.robot import resolve_robot
+
+        return resolve_robot(source)
     net, provenance = resolve_fewshot(source)
     net.provenance = provenance
     return net

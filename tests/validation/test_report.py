@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ovonic.models.errors import ConfigError
 from ovonic.tasks.fewshot_evaluation import Evaluation
+from ovonic.validation.fewshot_tables import baselines_table, systems_table
 from ovonic.validation.figures import weight_histograms
 from ovonic.validation.report import (
     At,
@@ -22,9 +23,7 @@ from ovonic.validation.report import (
     Picture,
     Section,
     Table,
-    baselines_table,
     html_report,
-    systems_table,
     write_report,
 )
 
@@ -145,6 +144,23 @@ class TestNumbers:
         assert "±" not in text.partition("compared saw the same tasks")[2]
         assert "software makes no error" in text
 
+    @pytest.mark.parametrize(
+        ("mean", "half", "shown"),
+        [
+            (0.0011521, 0.0000703, "0.001152 ± 0.000070"),
+            (0.3312, 0.0271, "0.331 ± 0.027"),
+            (137.6, 6.3, "137.6 ± 6.3"),
+            (480.2, 31.0, "480 ± 31"),
+            (4.0, 0.0, "4 ± 0"),
+        ],
+    )
+    def test_a_plain_number_shows_as_many_digits_as_its_interval_is_worth(
+        self, mean: float, half: float, shown: str
+    ) -> None:
+        of = {"n": {"mean": mean, "ci95": half}}
+        page = html_report([Section("s", tables=[Table("t", ("a", "b"), [["x", At("n", "number")]])])], of)
+        assert shown in Page(page).text.replace("\N{NO-BREAK SPACE}", " ")
+
 
 class TestClaims:
     @pytest.mark.parametrize(
@@ -160,6 +176,16 @@ class TestClaims:
         assert Claim.about(of, "x", At("r", "ratio"), "<=", 9.0).close
         assert not Claim.about(of, "x", At("r", "ratio"), "<=", 0.5).close
         assert not Claim("x", 0.9, 0.9, ">=").close
+
+    def test_a_median_with_its_ends_is_an_interval(self) -> None:
+        of = {"m": {"median": 20.96, "low": 19.0, "high": 23.0}}
+        claim = Claim.about(of, "x", At("m", "tenths"), "<=", 21.0)
+        assert (claim.measured, claim.low, claim.high, claim.path) == (20.96, 19.0, 23.0, "m/median")
+        assert claim.held
+        assert claim.close
+        text = Page(html_report([Section("s", claims=[claim])], of)).text
+        assert "21.0 (19.0 to 23.0)" in text
+        assert "at most 21.0" in text
 
     def test_claims_that_failed_are_named_first_and_said_in_words(self) -> None:
         measured = result()
@@ -201,6 +227,10 @@ class TestPage:
         text = Page(html_report([Section("s")], result())).text
         for part in ("ovonic reproduce --out 'a b'", "hardware.noise_model", '["glyphs"]', "0.1.0", "null"):
             assert part in text.partition("How this was made")[2]
+
+    def test_commands_within_a_text_are_set_as_code(self) -> None:
+        page = html_report([Section("s", "Type `ovonic <name>`.\n\nA lone ` stays.")], {})
+        assert "<p>Type <code>ovonic &lt;name&gt;</code>.</p><p>A lone ` stays.</p>" in page
 
     def test_hostile_text_stays_text_wherever_it_enters(self) -> None:
         measured = {"n": 1.0, "command": HOSTILE, "config": {HOSTILE: HOSTILE}, "versions": {HOSTILE: {HOSTILE: 1}}}

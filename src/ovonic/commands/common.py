@@ -1,4 +1,4 @@
-"""What every command shares: its options, its result file, its progress and its device."""
+"""What every command shares: its options, its result file, its progress, its device, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import math
 import platform
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +31,7 @@ __all__ = [
     "Quiet",
     "Seed",
     "command_line",
+    "interruptible",
     "parse_device",
     "progress",
     "versions",
@@ -200,3 +202,20 @@ def _numbers(shown: Mapping[str, float | str]) -> str:
     return "  ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()
     )
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a question answered after the step; a second one stops at once."""
+    pressed: list[int] = []
+
+    def note(signum: int, frame: object) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(signum)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

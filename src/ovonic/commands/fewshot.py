@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +14,7 @@ from ovonic.commands.common import (
     Quiet,
     Seed,
     command_line,
+    interruptible,
     parse_device,
     progress,
     versions,
@@ -139,7 +138,7 @@ def train(
         if state.step:
             typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
 
-    with progress("meta-training", steps, quiet) as advance, _interruptible() as stop:
+    with progress("meta-training", steps, quiet) as advance, interruptible() as stop:
 
         def on_step(state: TrainingState, loss: float, accuracy: float) -> None:
             extra = state.validation[-1]["accuracy"] if state.validation else float("nan")
@@ -407,23 +406,6 @@ def _write_figures(evaluation: Evaluation, folder: Path, config: Mapping[str, An
     }
     for name, figure in made.items():
         figures.save(figure, folder / f"{name}.png", command=config["command"])
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question answered after the step; a second one stops at once."""
-    pressed: list[int] = []
-
-    def note(signum: int, frame: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(signum)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _percent(summary: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from ovonic.commands.common import (
     Quiet,
     Seed,
     command_line,
+    interruptible,
     parse_device,
     progress,
     versions,
@@ -72,7 +73,6 @@ def train(
 
     import torch
 
-    from ovonic.commands.fewshot import _interruptible
     from ovonic.models.natural_eprop import InnerLoop
     from ovonic.models.natural_eprop_networks import NaturalEPropConfig
     from ovonic.models.outer_loss import Objective
@@ -113,7 +113,7 @@ def train(
         if state.step:
             typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
 
-    with progress("meta-training", steps, quiet) as advance, _interruptible() as stop:
+    with progress("meta-training", steps, quiet) as advance, interruptible() as stop:
 
         def on_step(state: RobotTrainingState, shown: dict[str, float]) -> None:
             held_out = state.validation[-1]["loss"]["mean"] if state.validation else float("nan")

@@ -1,0 +1,25 @@
+"""Every robot that ships: it loads, its card stands beside it, and its lessons teach."""
+
+from __future__ import annotations
+
+import pytest
+
+import ovonic
+from ovonic.adapters.weights import ROBOT, describe, shipped
+from ovonic.tasks.robot import Robot, spec_for
+from ovonic.tasks.robot_evaluation import evaluate_robot
+
+NAMES = [name for name, path in shipped().items() if describe(path)["kind"] == ROBOT]
+BEATS = 5.0
+"""Least ratio of a control's mean loss to the taught one's, over 20 movements; over 200 more is claimed."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_robot_learns_what_its_controls_do_not(name: str) -> None:
+    robot = ovonic.load(name)
+    assert isinstance(robot, Robot)
+    assert shipped()[name].with_suffix(".md").is_file()
+    evaluation = evaluate_robot(robot, spec_for(robot), 20, robot.inner, seed=1)
+    for control, errors in evaluation.controls.items():
+        assert errors.loss.mean() > BEATS * evaluation.after.loss.mean(), control
+        assert (errors.loss > evaluation.after.loss).sum() >= 18, control
