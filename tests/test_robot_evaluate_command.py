@@ -12,7 +12,7 @@ import pytest
 
 from ovonic.__main__ import main
 from ovonic.adapters.weights_robot import save_robot
-from ovonic.commands.robot_evaluate import parse_step
+from ovonic.commands.common import parse_step
 from ovonic.models.errors import ConfigError
 from ovonic.models.natural_eprop import InnerLoop
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, initial_pair

@@ -101,11 +101,10 @@ def finish(figure: Figure, caption: str, alt: str) -> Figure:
     """Set the caption below the axes, wrapped to the figure's width, and keep the alternative text with the figure."""
     font = FontProperties(size=7)
     room = 72 * 0.96 * figure.get_figwidth()
-    columns = int(room / 2)
-    while columns > 20 and any(_width(line, font) > room for line in textwrap.wrap(caption, columns)):
-        columns -= 2
-    lines = "\n".join(textwrap.wrap(caption, columns))
-    figure.supxlabel(lines, x=0.005, ha="left", fontsize=7, color="#333333", linespacing=1.35)
+    wrapper = textwrap.TextWrapper(width=int(room / 2), break_on_hyphens=False)
+    while wrapper.width > 20 and any(_width(line, font) > room for line in wrapper.wrap(caption)):
+        wrapper.width -= 2
+    figure.supxlabel(wrapper.fill(caption), x=0.005, ha="left", fontsize=7, color="#333333", linespacing=1.35)
     figure.set_label(alt)
     return figure
 

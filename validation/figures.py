@@ -42,6 +42,7 @@ __all__ = [
     "caption",
     "character_sheet",
     "loss_curves",
+    "running_mean",
     "save",
     "support_and_queries",
     "weight_histograms",
@@ -354,7 +355,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
             if window > 1:
                 ax.plot(steps, values, color=colour, lw=0.5, alpha=0.4, label="_raw")
             alone = marker if len(steps) == 1 else ""
-            ax.plot(steps, _running_mean(values, window), color=colour, ls=dashes, marker=alone, label=label)
+            ax.plot(steps, running_mean(values, window), color=colour, ls=dashes, marker=alone, label=label)
         lowest, highest = min(lowest, accuracy.min()), max(highest, accuracy.max())
         end = f"{label}: loss {loss[-window:].mean():.3g}, training accuracy {accuracy[-window:].mean():.1f} %"
         if validation:
@@ -398,7 +399,7 @@ def loss_curves(runs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]],
     )
 
 
-def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     """Centred mean over ``window`` values, fewer at the ends: same length."""
     ones = np.ones(window)
     return np.convolve(values, ones, "same") / np.convolve(np.ones_like(values), ones, "same")

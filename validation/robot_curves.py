@@ -17,7 +17,7 @@ from ovonic.models.errors import ConfigError
 from ovonic.tasks.robot_evaluation import Errors
 from ovonic.validation.arm_drawing import LOOKS, ending, in_mm
 from ovonic.validation.figure_style import SERIES, finish, styled
-from ovonic.validation.figures import WIDTH, _running_mean
+from ovonic.validation.figures import WIDTH, running_mean
 
 __all__ = ["learning_curve", "loss_distribution"]
 
@@ -50,7 +50,7 @@ def learning_curve(
     if window > 1:
         axes[0].plot(steps, loss, color=grey, lw=0.5, alpha=0.6, label="_raw")
     alone = "o" if len(steps) == 1 else ""
-    axes[0].plot(steps, _running_mean(loss, window), color=grey, marker=alone, label="training")
+    axes[0].plot(steps, running_mean(loss, window), color=grey, marker=alone, label="training")
     axes[0].set_ylabel("loss after the update")
     told = f"training loss {loss[-window:].mean():.3g}"
     if validation:

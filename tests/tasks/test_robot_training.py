@@ -16,7 +16,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from ovonic.commands.robot_train import parse_step, train
+from ovonic.commands.common import parse_step
+from ovonic.commands.robot_train import train
 from ovonic.models.errors import ConfigError, DivergenceError, OvonicError, WeightsError
 from ovonic.models.natural_eprop import InnerLoop, NaturalEProp
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig

@@ -33,6 +33,7 @@ __all__ = [
     "command_line",
     "interruptible",
     "parse_device",
+    "parse_step",
     "progress",
     "versions",
     "write_json",
@@ -68,6 +69,23 @@ def parse_device(name: str) -> torch.device:
             f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices here; use --device cpu"
         )
     return torch.device(name)
+
+
+def parse_step(text: str) -> float | None:
+    """The step of ``--quantise``: a number, a fraction, or none.
+
+    Raises: ConfigError: anything else.
+    """
+    if text == "none":
+        return None
+    above, slash, below = text.partition("/")
+    try:
+        step = float(above) / (float(below) if slash else 1)
+    except (ValueError, ZeroDivisionError):
+        step = math.nan
+    if not 0 < step < math.inf:
+        raise ConfigError(f"--quantise {text}: give a step such as 0.0625 or 1/16, or none")
+    return step
 
 
 def versions(*distributions: str) -> dict[str, str]:

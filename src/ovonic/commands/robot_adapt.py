@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
+from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, parse_step, progress, versions, write_json
 from ovonic.models.errors import ConfigError, DivergenceError
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def adapt(
     import torch
 
     from ovonic.adapters.files import write_atomically
-    from ovonic.commands.robot_evaluate import parse_step
     from ovonic.tasks.recordings import read_recording, recording_batch
     from ovonic.tasks.robot import movement_errors, resolve_robot, spec_for
     from ovonic.tasks.robot_evaluation import updated_fractions

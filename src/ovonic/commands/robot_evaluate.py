@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from ovonic.commands.common import (
     Seed,
     command_line,
     parse_device,
+    parse_step,
     progress,
     versions,
     write_json,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ovonic.tasks.robot import Robot
     from ovonic.tasks.robot_evaluation import RobotEvaluation
 
-__all__ = ["evaluate", "parse_step"]
+__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -105,23 +105,6 @@ def evaluate(
         _draw(lessons[0][0], evaluations[0], place, figures, weights)
 
 
-def parse_step(text: str) -> float | None:
-    """The step of ``--quantise``: a number, a fraction, or none.
-
-    Raises: ConfigError: anything else.
-    """
-    if text == "none":
-        return None
-    above, slash, below = text.partition("/")
-    try:
-        step = float(above) / (float(below) if slash else 1)
-    except (ValueError, ZeroDivisionError):
-        step = math.nan
-    if not 0 < step < math.inf:
-        raise ConfigError(f"--quantise {text}: give a step such as 0.0625 or 1/16, or none")
-    return step
-
-
 def _config(robot: Robot, evaluation: RobotEvaluation) -> dict[str, Any]:
     return {
         "weights": robot.provenance,
@@ -134,6 +117,8 @@ def _config(robot: Robot, evaluation: RobotEvaluation) -> dict[str, Any]:
 
 def _draw(robot: Robot, evaluation: RobotEvaluation, device: torch.device, folder: Path, weights: str) -> None:
     from ovonic.tasks.robot_evaluation import replay
+    from ovonic.validation.figure_style import save
+    from ovonic.validation.robot_curves import loss_distribution
     from ovonic.validation.robot_figures import lesson_figures
 
     index = evaluation.typical
@@ -142,6 +127,8 @@ def _draw(robot: Robot, evaluation: RobotEvaluation, device: torch.device, folde
     setting = f"{weights}, {_described(evaluation.inner)}; {which}"
     lsg_lif = robot.config.lsg_lif
     made = lesson_figures(lesson, movements, row, folder, lsg_lif, setting=setting, command=command_line())
+    losses = loss_distribution({"after": evaluation.after} | evaluation.controls, setting=f"{weights}, {which}")
+    made.append(save(losses, folder / "losses.png", command=command_line()))
     typer.echo(f"{folder}: {', '.join(file.name for file in made)} of {which}", err=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,27 +15,14 @@ from ovonic.commands.common import (
     command_line,
     interruptible,
     parse_device,
+    parse_step,
     progress,
     versions,
     write_json,
 )
-from ovonic.models.errors import ConfigError
 
 if TYPE_CHECKING:
     from ovonic.tasks.robot_training import RobotTrainingState
-
-
-def parse_step(text: str) -> float | None:
-    """The step of ``--quantise``: a number, a fraction, or none.
-
-    Raises: ConfigError: neither.
-    """
-    if text.lower() == "none":
-        return None
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise ConfigError(f"--quantise {text}: give a step such as 1/16 or 0.0625, or none") from None
 
 
 def train(
