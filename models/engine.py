@@ -1,8 +1,8 @@
 """A fast engine for recurrent layers on a CPU: the same networks and traces as ``simulation.run``, in less time.
 
 What is used: spikes are few, so the forward product is a sum of a few rows of the matrix, and the gradient of the
-matrix a sum of a few rows of dE/dI; only the product that carries gradient back to the spikes, dE/dI W^T, is dense.
-Where each sample has weights of its own (after learning) the matrix of one sample stays in the cache while time runs.
+matrix a sum of a few rows of dE/dI; what comes back through the weights, dE/dI W^T, is felt only where the slope of a
+spike is not zero, near the threshold, and computed only there. Time runs sample by sample, state in the first cache.
 The backward pass is written out (``models.engine_kernels``): no graph of T steps is recorded.
 
     plain step  float64                        every spike equal
@@ -36,7 +36,7 @@ from ovonic.models.trace import LayerTrace, Trace
 __all__ = ["fast_filter", "fast_product", "fast_unroll", "run_fast", "spike_margin", "treats"]
 
 FEW = 0.15
-"""Share of non-zero entries below which sums of rows are quicker than a dense product."""
+"""Share of non-zero entries below which sums of rows replace a dense product."""
 
 
 def run_fast(
@@ -145,9 +145,10 @@ class _Layer(torch.autograd.Function):
     def forward(ctx: Any, currents: Tensor, weight: Tensor, spec: _Spec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x, w = currents.detach().contiguous(), weight.detach().contiguous()
         batch, _, n = x.shape
-        z, v = torch.empty_like(x), torch.empty_like(x)
-        r = torch.empty(x.shape if spec.refractory else 0, dtype=torch.int16).reshape(-1, *x.shape[1:])
-        b = torch.empty_like(x) if spec.dynamics.adaptation else x.new_empty(0, *x.shape[1:])
+        z, v = _empty(x.shape, x), _empty(x.shape, x)
+        none = (0, *x.shape[1:])
+        r = _empty(x.shape if spec.refractory else none, torch.empty(0, dtype=torch.int16))
+        b = _empty(x.shape if spec.dynamics.adaptation else none, x)
         numbers, silent = spec.numbers(n, x.numpy().dtype)
         matrices = w.reshape(-1, n, n).numpy()
         arrays = tuple(t.numpy() for t in (z, v, r, b))
@@ -170,63 +171,39 @@ class _Layer(torch.autograd.Function):
         w, z, v, r, b = ctx.saved_tensors
         spec: _Spec = ctx.spec
         given = [z.new_empty(0, *z.shape[1:]) if g is None else g.contiguous() for g in (grads[0], grads[1], grads[3])]
-        adjoint = _back_own if w.ndim == 3 else _back_shared
-        out, dw = adjoint(spec, w, z, v, r, b, [g.numpy() for g in given], ctx.needs_input_grad[1])
+        out, dw = _adjoint(spec, w, z, v, r, b, [g.numpy() for g in given], ctx.needs_input_grad[1])
         return out, dw, None
 
 
-def _back_own(
+def _adjoint(
     spec: _Spec, w: Tensor, z: Tensor, v: Tensor, r: Tensor, b: Tensor, given: list[np.ndarray], wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Backward with weights of each sample's own."""
-    numbers, _ = spec.numbers(z.shape[2], z.numpy().dtype)
-    slope = _slope(spec, v, r, b, 0, z.shape[1], numbers)
-    out, dw = torch.empty_like(z), torch.zeros_like(w) if wanted else w.new_empty(0, *w.shape[1:])
-    arrays = [t.numpy() for t in (w, z, b, out, dw)]
+    """dE/dI, and dE/dW if wanted, from dE/dz, dE/dv and dE/db."""
+    batch, _, n = z.shape
+    numbers, _ = spec.numbers(n, z.numpy().dtype)
+    height, slope = 0.0, z.new_empty(0, *z.shape[1:])
+    if isinstance(spec.surrogate, Triangular):
+        height = spec.surrogate.height
+    else:
+        slope = _slope(spec, v, r, b)
+    matrices = w.reshape(-1, n, n) if spec.paths.recurrent else w.new_empty(0, n, n)
+    out = _empty(z.shape, z)
+    inside = [t.numpy() for t in (z, v, r, b)]
     _shared_out(
-        len(z),
-        lambda low, high: kernels.back_samples(
-            low, high, slope, arrays[0], spec.delay, spec.paths.recurrent, *given, arrays[1], arrays[2], numbers,
-            spec.reset, spec.fresh, spec.flags, arrays[3], arrays[4],
+        batch,
+        lambda low, high: kernels.backward(
+            low, high, slope.numpy(), height, matrices.numpy(), spec.delay, *given, *inside, numbers, spec.reset,
+            spec.fresh, spec.flags, out.numpy(),
         ),
     )  # fmt: skip
-    return out, dw if wanted else None
+    return out, _outer(z, out, spec.delay, own=w.ndim == 3) if wanted and w.numel() else None
 
 
-def _back_shared(
-    spec: _Spec, w: Tensor, z: Tensor, v: Tensor, r: Tensor, b: Tensor, given: list[np.ndarray], wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Backward with one matrix for all samples, or none."""
-    batch, steps, n = z.shape
-    numbers, _ = spec.numbers(n, z.numpy().dtype)
-    out, fed = torch.empty_like(z), z.new_empty(batch, n)
-    carried_v, carried_b = np.zeros((2, batch, n), z.numpy().dtype)
-    none = fed.numpy()[:0]
-    arrays = [t.numpy() for t in (z, b, out)]
-    back = w.t() if w.numel() and spec.paths.recurrent else None
-    for t in range(steps - 1, -1, -1):
-        slope = _slope(spec, v, r, b, t, 1, numbers)[:, 0]
-        arriving = none
-        if back is not None and t + spec.delay < steps:
-            torch.mm(out[:, t + spec.delay], back, out=fed)
-            arriving = fed.numpy()
-        kernels.back_step(
-            t, slope, arriving, *given, arrays[0], arrays[1], numbers, spec.reset, spec.fresh,
-            spec.flags, carried_v, carried_b, arrays[2],
-        )  # fmt: skip
-    return out, _outer(z, out, spec.delay) if wanted and w.numel() else None
-
-
-def _slope(spec: _Spec, v: Tensor, r: Tensor, b: Tensor, first: int, steps: int, numbers: np.ndarray) -> np.ndarray:
-    """dz/dv of some steps, zero where refractory, [B, steps, N]."""
-    if isinstance(spec.surrogate, Triangular):
-        slope = v.new_empty(len(v), steps, v.shape[2]).numpy()
-        kernels.triangle(first, spec.surrogate.height, v.numpy(), r.numpy(), b.numpy(), numbers, slope)
-        return slope
+def _slope(spec: _Spec, v: Tensor, r: Tensor, b: Tensor) -> Tensor:
+    """dz/dv, zero where refractory, [B, T, N]."""
     d: Any = constants(spec.dynamics, v.dtype, v.device)
-    v, r, b = (x[:, first : first + steps] for x in (v, r, b))
     free = spec.surrogate(v - d.adapted(b), d.threshold - d.rest)
-    return (free.where(r == 0, 0) if spec.refractory else free).contiguous().numpy()
+    return (free.where(r == 0, 0) if spec.refractory else free).contiguous()
 
 
 class _RowsProduct(torch.autograd.Function):
@@ -234,7 +211,7 @@ class _RowsProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         rows, w = x.detach().flatten(0, 1).contiguous(), weight.detach().contiguous()
         ctx.save_for_backward(x, weight)
-        y = x.new_zeros(len(rows), w.shape[1])
+        y = _empty((len(rows), w.shape[1]), x)
         arrays = rows.numpy(), w.numpy(), y.numpy()
         _shared_out(len(rows), lambda low, high: kernels.rows_product(low, high, *arrays))
         return y.unflatten(0, x.shape[:2])
@@ -244,14 +221,15 @@ class _RowsProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, w = ctx.saved_tensors
         (g,) = grads
-        return g @ w.t() if ctx.needs_input_grad[0] else None, _outer(x, g, 0) if ctx.needs_input_grad[1] else None
+        dx = g @ w.t() if ctx.needs_input_grad[0] else None
+        return dx, _outer(x, g, 0, own=False) if ctx.needs_input_grad[1] else None
 
 
 class _Filter(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, decay: float, backward: bool) -> Tensor:
         ctx.decay, ctx.backward_in_time = decay, backward
-        source, y = x.detach().contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+        source, y = x.detach().contiguous(), _empty(x.shape, x)
         arrays = source.numpy(), decay, backward, y.numpy()
         _shared_out(len(source), lambda low, high: kernels.filter_forward(low, high, *arrays))
         return y
@@ -261,19 +239,32 @@ class _Filter(torch.autograd.Function):
         return _Filter.apply(grads[0], ctx.decay, not ctx.backward_in_time), None, None
 
 
-def _outer(x: Tensor, g: Tensor, late: int) -> Tensor:
-    """sum over samples and steps of x[t]^T g[t + late], [in, out]."""
+def _outer(x: Tensor, g: Tensor, late: int, own: bool) -> Tensor:
+    """sum over steps, and unless each has its own over samples, of x[t]^T g[t + late], [in, out] or [B, in, out]."""
+    batch, steps, n = x.shape
     if not _few(x):
-        shortened = x[:, : x.shape[1] - late].flatten(0, 1)
-        return shortened.t() @ g[:, late:].flatten(0, 1)
-    dw = x.new_zeros(x.shape[2], g.shape[2])
-    arrays = x.detach().flatten(0, 1).contiguous().numpy(), g.flatten(0, 1).contiguous().numpy()
-    _shared_out(g.shape[2], lambda low, high: kernels.rows_outer(low, high, *arrays, late, x.shape[1], dw.numpy()))
+        x, g = x[:, : steps - late], g[:, late:]
+        return x.mT @ g if own else x.flatten(0, 1).t() @ g.flatten(0, 1)
+    x, g = x.detach().contiguous(), g.contiguous()
+    dw = x.new_zeros(batch, n, g.shape[2]) if own else x.new_zeros(n, g.shape[2])
+    if own:
+        each = x.numpy(), g.numpy(), late, dw.numpy()
+        _shared_out(batch, lambda low, high: kernels.rows_outer_own(low, high, *each))
+    else:
+        flat = x.flatten(0, 1).numpy(), g.flatten(0, 1).numpy(), late, steps, dw.numpy()
+        _shared_out(n, lambda low, high: kernels.rows_outer(low, high, *flat))
     return dw
 
 
 def _few(x: Tensor) -> bool:
-    return int(torch.count_nonzero(x)) < FEW * x.numel()
+    """By the count of every 7th step, which is quicker than a count of all."""
+    some = x[:, ::7]
+    return int(torch.count_nonzero(some)) < FEW * some.numel()
+
+
+def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Memory as NumPy takes it: in large pages where the system has them, which torch does not ask for."""
+    return torch.from_numpy(np.empty(shape, like.numpy().dtype))
 
 
 def _on_cpu(x: Tensor) -> bool:

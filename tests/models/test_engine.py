@@ -188,7 +188,7 @@ def test_the_adjoint_by_finite_differences_of_smooth_spikes(dynamics: Dynamics, 
     none = np.empty((0, T, N))
     given = [mix[0].numpy(), mix[1].numpy(), none]
     empty = torch.empty(0, T, N, dtype=torch.int16)
-    adjoint = engine._back_own if own else engine._back_shared
+    adjoint = engine._adjoint
     dx, dw = adjoint(spec, w.detach(), z, v, empty, b, given, True)
     assert dw is not None
     rng = torch.Generator().manual_seed(2)
