@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ovonic.commands.common import (
+    Advance,
     Device,
     JsonFile,
     Quiet,
@@ -131,19 +133,18 @@ def train(
     )
     sources = DataConfig(tuple(data or ["glyphs"]), split, folds, fold, data_seed, glyph_alphabets)
     provenance = {"command": command_line(), "versions": versions()}
-    begun = [0]
+    advance: list[Advance] = []
 
-    def on_start(state: TrainingState) -> None:
-        begun[0] = state.step
-        if state.step:
-            typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
+    with ExitStack() as shown_progress, interruptible() as stop:
 
-    with progress("meta-training", steps, quiet) as advance, interruptible() as stop:
+        def on_start(state: TrainingState) -> None:
+            if state.step:
+                typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
+            advance.append(shown_progress.enter_context(progress("meta-training", steps, quiet, done=state.step)))
 
         def on_step(state: TrainingState, loss: float, accuracy: float) -> None:
             extra = state.validation[-1]["accuracy"] if state.validation else float("nan")
-            advance(1 + begun[0], loss=loss, accuracy=accuracy, validation=extra)
-            begun[0] = 0
+            advance[0](loss=loss, accuracy=accuracy, validation=extra)
 
         _, state = training_run(
             config,

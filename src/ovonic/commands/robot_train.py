@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ovonic.commands.common import (
+    Advance,
     Device,
     JsonFile,
     Quiet,
@@ -92,19 +94,18 @@ def train(
         validation_trajectories=validation_trajectories,
         device=str(parse_device(device)),
     )
-    begun = [0]
+    advance: list[Advance] = []
 
-    def on_start(state: RobotTrainingState) -> None:
-        begun[0] = state.step
-        if state.step:
-            typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
+    with ExitStack() as shown_progress, interruptible() as stop:
 
-    with progress("meta-training", steps, quiet) as advance, interruptible() as stop:
+        def on_start(state: RobotTrainingState) -> None:
+            if state.step:
+                typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
+            advance.append(shown_progress.enter_context(progress("meta-training", steps, quiet, done=state.step)))
 
         def on_step(state: RobotTrainingState, shown: dict[str, float]) -> None:
             held_out = state.validation[-1]["loss"]["mean"] if state.validation else float("nan")
-            advance(1 + begun[0], **{name: shown[name] for name in ("loss", "task")}, validation=held_out)
-            begun[0] = 0
+            advance[0](1, **{name: shown[name] for name in ("loss", "task")}, validation=held_out)
 
         _, state = training_run(
             config,
