@@ -5,7 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["ConfigError", "DataError", "DivergenceError", "OvonicError", "ToolchainError", "WeightsError", "nearest"]
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "DivergenceError",
+    "OvonicError",
+    "ToolchainError",
+    "UnsupportedDynamics",
+    "WeightsError",
+    "nearest",
+]
 
 
 class OvonicError(Exception):
@@ -26,6 +35,10 @@ class WeightsError(OvonicError, ValueError):
 
 class ToolchainError(OvonicError, RuntimeError):
     """A third-party toolchain is missing or broken; the message says how to mend it."""
+
+
+class UnsupportedDynamics(OvonicError, NotImplementedError):
+    """A toolchain cannot run a network exactly; the message names layer, feature and the nearest thing it can do."""
 
 
 class DivergenceError(OvonicError, ArithmeticError):

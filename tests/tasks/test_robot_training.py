@@ -351,7 +351,7 @@ def test_command_trains_and_resumes(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ("--quantise coarse", "--quantise coarse: give a step"),
-        ("--quantise 0", "step 0.0"),
+        ("--quantise 0", "--quantise 0: give a step"),
         ("--rounding up", "rounding 'up'"),
         ("--device tpu", "choose cpu"),
         ("--init fewshot-32bit", "'fewshot-cnn' where 'robot-natural-eprop' is needed"),
