@@ -1,0 +1,210 @@
+"""Read a snnTorch neuron, or a ``Cell``: what its buffers, weights and functions do, not what it was called with.
+
+beta and alpha act clamped to 0..1; a beta given as a Python float is its float32; V acts as ``recurrent.V``
+(``.double()`` leaves that behind where V is not learned). Whether > or >= is compared is found by calling
+``spike_grad``. Reference: snnTorch 1.0.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ovonic.adapters.snntorch_cells import STATES, Cell, Gain, Hollow, meaning
+from ovonic.models.dynamics import (
+    Adaptation,
+    Comparison,
+    Dynamics,
+    NoReset,
+    Refractory,
+    Reset,
+    ResetToValue,
+    SubtractAdapted,
+    SubtractThreshold,
+    SubtractThresholdOnce,
+    Synapse,
+)
+from ovonic.models.errors import ConfigError, UnsupportedDynamics
+from ovonic.models.layers import Readout, Recurrence, Spiking
+
+__all__ = ["HOOKED", "as_array", "read_neuron", "refuse_layer"]
+
+Shape = tuple[int, ...]
+Array = NDArray[np.float64]
+MECHANISM_OF = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
+HOOKED = "has forward hooks, whose effect is not read", "remove them (prune.remove, remove_weight_norm)"
+PROBES = (-1e6, -1.0, -1e-3, -1e-30, 0.0, 1e-30, 1e-3, 1.0, 1e6)
+
+
+def read_neuron(name: str, part: Any, shape: Shape, readout: bool) -> tuple[Spiking | Readout, Array | None]:
+    """The layer of a neuron or a ``Cell`` of neurons of that shape, and its recurrent bias if it has one.
+
+    Raises: UnsupportedDynamics: it does what no network says; ConfigError: numbers that make no layer.
+    """
+    cell: Cell | None = part if isinstance(part, Cell) else None
+    neuron: Any = part.neuron if isinstance(part, Cell) else part
+    reset = _own_reset(name, neuron)
+    if cell is not None:
+        if not isinstance(reset, NoReset):
+            refuse_layer(name, f"a Cell around a neuron that resets itself ({reset})", "its neuron must have no reset")
+        reset = _cells_reset(cell, shape)
+    own: dict[str, Any] = {
+        "decay": _decay(neuron.beta, shape),
+        "gain": 1.0,
+        "rest": 0.0,
+        "v_init": 0.0,
+        "synapse": Synapse(_decay(neuron.alpha, shape)) if "syn" in STATES[type(neuron).__name__] else None,
+    }
+    if cell is not None:
+        own |= _cells_numbers(cell, own["synapse"], shape)
+    delay = 1 if cell is None else cell.delay
+    recurrence, bias = _recurrence(name, neuron, shape, delay)
+    if readout or bool(torch.isinf(neuron.threshold).all()):
+        if not isinstance(reset, NoReset) or (cell is not None and _more(cell)) or recurrence is not None:
+            refuse_layer(name, "a read-out only leaks and integrates, this neuron does more", "reset_mechanism='none'")
+        return Readout(**own), None
+    comparison = _comparison(name, neuron, reset)
+    more: dict[str, Any] = {} if cell is None else _cells_rules(cell, shape)
+    dynamics = Dynamics(threshold=_number(neuron.threshold, shape), comparison=comparison, reset=reset, **own, **more)
+    return Spiking(dynamics, recurrence), bias
+
+
+def _own_reset(name: str, neuron: Any) -> Reset:
+    """What the neuron's reset does; refuses what no network says."""
+    kind = type(neuron).__name__
+    if neuron._forward_hooks or neuron._forward_pre_hooks:
+        refuse_layer(name, *HOOKED)
+    if neuron.inhibition:
+        refuse_layer(name, "inhibition: only the neuron with the highest membrane spikes", "inhibition=False")
+    if neuron.state_quant:
+        refuse_layer(name, "state_quant rounds its state in every step", "state_quant=False")
+    if not bool((neuron.graded_spikes_factor == 1).all()):
+        refuse_layer(name, "graded_spikes_factor scales its spikes", "put the factor into the weights behind it")
+    mechanism = MECHANISM_OF.get(getattr(neuron.state_function, "__name__", ""))
+    if mechanism is None:
+        refuse_layer(name, "its state_function is not snnTorch's")
+    told = list(neuron.reset_dict)[int(neuron.reset_mechanism_val)]
+    if told != mechanism:
+        refuse_layer(
+            name, f"reset_mechanism {told!r} was set after it was built with {mechanism!r}, which partly still acts"
+        )
+    if kind == "RSynaptic" and not neuron.reset_delay and neuron.init_hidden and mechanism != "none":
+        refuse_layer(name, "snnTorch 1.0 cannot run RSynaptic(reset_delay=False, init_hidden=True)", "reset_delay=True")
+    return meaning(kind, mechanism, bool(neuron.reset_delay))
+
+
+def _comparison(name: str, neuron: Any, reset: Reset) -> Comparison:
+    """How ``spike_grad`` compares, found by calling it."""
+    probes = torch.tensor(PROBES, dtype=neuron.threshold.dtype, device=neuron.threshold.device)
+    with torch.no_grad():
+        given = neuron.spike_grad(probes)
+    _keeps_numbers(name, neuron, reset, given.dtype)
+    answers = given.tolist() if given.shape == probes.shape else None
+    for comparison in Comparison:
+        if answers == comparison(probes, torch.zeros_like(probes)).to(given.dtype).tolist():
+            return comparison
+    refuse_layer(name, f"its spike_grad is no step from 0 to 1 at the threshold: {answers} for {list(PROBES)}")
+
+
+def _keeps_numbers(name: str, neuron: Any, reset: Reset, spikes: torch.dtype) -> None:
+    """Refuse a neuron whose float32 spikes round the float64 numbers that they are multiplied with.
+
+    torch does so with a single number, not with one a neuron.
+    """
+    multiplied = [neuron.threshold] if isinstance(reset, (SubtractThreshold, SubtractThresholdOnce)) else []
+    if hasattr(getattr(neuron, "recurrent", None), "V"):
+        multiplied.append(neuron.recurrent.V)
+    for number in multiplied:
+        if number.ndim == 0 and float(number) != float(number.to(spikes)):
+            how = f"its spikes, of {spikes}, round {float(number)!r} of {number.dtype} when multiplied with it"
+            refuse_layer(name, how, "give it as a tensor of one a neuron, or a spike_grad that keeps the dtype")
+
+
+def _recurrence(name: str, neuron: Any, shape: Shape, delay: int) -> tuple[Recurrence | None, Array | None]:
+    if not hasattr(neuron, "recurrent"):
+        return None, None
+    recurrent = neuron.recurrent
+    if recurrent._forward_hooks or recurrent._forward_pre_hooks:
+        refuse_layer(f"{name}.recurrent", *HOOKED)
+    if isinstance(recurrent, nn.Conv2d):
+        refuse_layer(name, "convolutional recurrence (conv2d_channels)", "all-to-all with linear_features")
+    part = "weight" if isinstance(recurrent, nn.Linear) else "V"
+    weight, hollow = getattr(recurrent, part), False
+    if parametrize.is_parametrized(recurrent, part):
+        listed: Any = recurrent.parametrizations[part]
+        if all(type(entry) in (Hollow, Gain) for entry in listed):
+            weight, hollow = listed.original, any(isinstance(entry, Hollow) for entry in listed)
+    array = as_array(weight)
+    if part == "V":
+        if len(shape) != 1:
+            refuse_layer(name, f"one-to-one recurrence of neurons of {shape}", "flatten them before")
+        return Recurrence(np.broadcast_to(array.squeeze() if array.size == 1 else array, shape), delay), None
+    bias = None if recurrent.bias is None else as_array(recurrent.bias)
+    return Recurrence(array.T, delay, hollow), bias if bias is not None and bias.any() else None
+
+
+def _cells_numbers(cell: Any, synapse: Synapse | None, shape: Shape) -> dict[str, Any]:
+    numbers: dict[str, Any] = {
+        part: _number(value, shape) for part in ("rest", "v_init") if (value := getattr(cell, part)) is not None
+    }
+    if cell.gain is not None:
+        numbers["gain"] = _number(cell.gain.membrane, shape)
+        if synapse is not None:
+            numbers["synapse"] = synapse.replace(gain=_number(cell.gain.synapse, shape))
+    return numbers
+
+
+def _more(cell: Any) -> bool:
+    return cell.silent_steps is not None or cell.adaptation_decay is not None or cell.delay != 1
+
+
+def _cells_rules(cell: Any, shape: Shape) -> dict[str, Any]:
+    rules: dict[str, Any] = {}
+    if cell.silent_steps is not None:
+        steps = cell.silent_steps.cpu().numpy()
+        rules["refractory"] = Refractory(steps.item() if steps.ndim == 0 else steps, cell.frozen)
+    if cell.adaptation_decay is not None:
+        decay, beta = _number(cell.adaptation_decay, shape), _number(cell.adaptation_beta, shape)
+        rules["adaptation"] = Adaptation(decay, beta, cell.fresh_spike_decays)
+    return rules
+
+
+def _cells_reset(cell: Any, shape: Shape) -> Reset:
+    if cell.reset is ResetToValue:
+        return ResetToValue(_number(cell.v_reset, shape), cell.when)
+    reset: Reset = cell.reset(cell.when) if cell.reset in (SubtractThreshold, SubtractAdapted) else cell.reset()
+    return reset
+
+
+def as_array(value: Tensor) -> Array:
+    array: Array = value.detach().cpu().double().numpy()
+    return array
+
+
+def _number(value: Tensor, shape: Shape) -> float | Array:
+    """One number, or one a neuron, spread as torch spreads it over a batch of neurons of that shape."""
+    array = as_array(value)
+    if array.size == 1:
+        return float(array.item())
+    while array.ndim > len(shape) and array.shape[0] == 1:
+        array = array[0]
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ConfigError(f"{array.shape} numbers for neurons of {shape}") from None
+
+
+def _decay(value: Tensor, shape: Shape) -> float | Array:
+    number = _number(value, shape)
+    if np.all((np.asarray(number) >= 0) & (np.asarray(number) <= 1)):
+        return number
+    return np.clip(number, 0.0, 1.0)
+
+
+def refuse_layer(name: str, feature: str, remedy: str = "") -> NoReturn:
+    raise UnsupportedDynamics(f"layer {name!r}: {feature}" + (f"; {remedy}" if remedy else ""))
