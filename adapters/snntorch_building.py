@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ovonic.adapters.snntorch_cells import MECHANISMS, STATES, Cell, Hollow, Spike, is_bare, load, meaning, step
+from ovonic.adapters.snntorch_cells import MECHANISMS, Cell, Hollow, Spike, is_bare, load, meaning, states_of, step
 from ovonic.models.dynamics import Refractory
 from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Conv, Flatten, Input, Layer, Linear, Pool, Pooling, Readout, Recurrence, Spiking
@@ -230,4 +230,4 @@ def _kind(synapse: bool, recurrent: bool) -> str:
 
 def _neuron_of(layer: nn.Module) -> Any:
     neuron = layer.neuron if isinstance(layer, Cell) else layer
-    return neuron if type(neuron).__name__ in STATES else None
+    return neuron if states_of(neuron) else None

@@ -31,9 +31,15 @@ from ovonic.models.dynamics import (
 from ovonic.models.errors import ToolchainError
 from ovonic.models.lif import LIFState, masked
 
-__all__ = ["MECHANISMS", "STATES", "Cell", "Gain", "Hollow", "Spike", "is_bare", "load", "meaning", "step"]
+__all__ = ["MECHANISMS", "STATES", "Cell", "Gain", "Hollow", "Spike", "is_bare", "load", "meaning", "states_of", "step"]
 
-STATES = {"Leaky": ("mem",), "RLeaky": ("spk", "mem"), "Synaptic": ("syn", "mem"), "RSynaptic": ("spk", "syn", "mem")}
+STATES = {
+    "Leaky": ("mem",),
+    "Lapicque": ("mem",),
+    "RLeaky": ("spk", "mem"),
+    "Synaptic": ("syn", "mem"),
+    "RSynaptic": ("spk", "syn", "mem"),
+}
 """The neurons known here, and the state that each takes and returns."""
 
 MECHANISMS = (("subtract", True), ("subtract", False), ("zero", True), ("zero", False), ("none", True))
@@ -50,6 +56,12 @@ def load() -> Any:
     except ImportError as error:
         raise ToolchainError(f"snnTorch cannot be imported ({error}): pip install 'ovonic[snntorch]'") from error
     return snntorch
+
+
+def states_of(module: nn.Module) -> tuple[str, ...]:
+    """The states of a neuron known here; none of any other module."""
+    kind = type(module)
+    return STATES.get(kind.__name__, ()) if kind.__module__.split(".")[0] == "snntorch" else ()
 
 
 def meaning(kind: str, mechanism: str, reset_delay: bool) -> Reset:

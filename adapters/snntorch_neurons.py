@@ -48,17 +48,18 @@ def read_neuron(name: str, part: Any, shape: Shape, readout: bool) -> tuple[Spik
     """
     cell: Cell | None = part if isinstance(part, Cell) else None
     neuron: Any = part.neuron if isinstance(part, Cell) else part
+    kind = type(neuron).__name__
     reset = _own_reset(name, neuron)
     if cell is not None:
         if not isinstance(reset, NoReset):
             refuse_layer(name, f"a Cell around a neuron that resets itself ({reset})", "its neuron must have no reset")
         reset = _cells_reset(cell, shape)
     own: dict[str, Any] = {
-        "decay": _decay(neuron.beta, shape),
-        "gain": 1.0,
+        "decay": _decay(neuron.beta, shape) if kind != "Lapicque" else _number(1 - _rate(neuron), shape),
+        "gain": 1.0 if kind != "Lapicque" else _lapicque_gain(neuron, shape),
         "rest": 0.0,
         "v_init": 0.0,
-        "synapse": Synapse(_decay(neuron.alpha, shape)) if "syn" in STATES[type(neuron).__name__] else None,
+        "synapse": Synapse(_decay(neuron.alpha, shape)) if "syn" in STATES[kind] else None,
     }
     if cell is not None:
         own |= _cells_numbers(cell, own["synapse"], shape)
@@ -93,16 +94,34 @@ def _own_reset(name: str, neuron: Any) -> Reset:
         refuse_layer(
             name, f"reset_mechanism {told!r} was set after it was built with {mechanism!r}, which partly still acts"
         )
-    if kind == "RSynaptic" and not neuron.reset_delay and neuron.init_hidden and mechanism != "none":
+    delayed = bool(getattr(neuron, "reset_delay", True))
+    if kind == "RSynaptic" and not delayed and neuron.init_hidden:
         refuse_layer(name, "snnTorch 1.0 cannot run RSynaptic(reset_delay=False, init_hidden=True)", "reset_delay=True")
-    return meaning(kind, mechanism, bool(neuron.reset_delay))
+    return meaning(kind, mechanism, delayed)
+
+
+def _rate(neuron: Any) -> Tensor:
+    """time_step / (R C) of a ``Lapicque``, as its forward computes it: it leaks by 1 - rate, whatever its beta."""
+    with torch.no_grad():
+        rate: Tensor = neuron.time_step / (neuron.R * neuron.C)
+    return rate
+
+
+def _lapicque_gain(neuron: Any, shape: Shape) -> float | Array:
+    """R (1 / (R C)) time_step, the factors rounded as in its forward."""
+    with torch.no_grad():
+        per_charge = 1 / (neuron.R * neuron.C)
+    return _number(neuron.R.double() * per_charge.double() * neuron.time_step.double(), shape)
 
 
 def _comparison(name: str, neuron: Any, reset: Reset) -> Comparison:
     """How ``spike_grad`` compares, found by calling it."""
     probes = torch.tensor(PROBES, dtype=neuron.threshold.dtype, device=neuron.threshold.device)
     with torch.no_grad():
-        given = neuron.spike_grad(probes)
+        try:
+            given = neuron.spike_grad(probes)
+        except Exception as error:
+            refuse_layer(name, f"its spike_grad cannot be called on membranes ({type(error).__name__}: {error})")
     _keeps_numbers(name, neuron, reset, given.dtype)
     answers = given.tolist() if given.shape == probes.shape else None
     for comparison in Comparison:
