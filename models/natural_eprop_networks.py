@@ -24,7 +24,7 @@ from ovonic.models.errors import ConfigError
 from ovonic.models.layers import Input, Linear, Readout, Recurrence, Spiking
 from ovonic.models.network import Network
 
-__all__ = ["NaturalEPropConfig", "Pair", "initial_pair", "lsg_network", "trainee_network"]
+__all__ = ["NaturalEPropConfig", "Pair", "Start", "initial_pair", "lsg_network", "trainee_network"]
 
 
 @dataclass(frozen=True)
@@ -119,23 +119,53 @@ def lsg_network(w_in: Any, w_rec: Any, w_out: Any, config: NaturalEPropConfig | 
     return _stack(("clock_and_target", "lsg", "learning_signal"), widths, (w_in, w_rec, w_out), dynamics, c)
 
 
-def initial_pair(config: NaturalEPropConfig | None = None, seed: int = 0) -> Pair:
+@dataclass(frozen=True)
+class Start:
+    """How the weights are drawn before any meta-training.
+
+    Attributes:
+        code_gain: None gives every input of the LSG weights N(0, 1 / inputs). A number g gives bit k of a coordinate's
+            ``bits``, the least significant first, the weight g n 2^(k - bits), one n ~ N(0, 1) a neuron and coordinate:
+            neurons then feel the coordinate as a number, and bits below their noise do not matter.
+        lsg_recurrence, trainee_recurrence: factors of the recurrent weights.
+    """
+
+    code_gain: float | None = None
+    lsg_recurrence: float = 1.0
+    trainee_recurrence: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not math.isfinite(value):
+                raise ConfigError(f"{name} {value}: must be finite")
+
+
+def initial_pair(
+    config: NaturalEPropConfig | None = None, seed: int = 0, start: Start | None = None, bits: int = 16
+) -> Pair:
     """Networks before any meta-training: N(0, 1 / inputs); the trainee's read-out times 1 - decay, the LSG's Glorot.
 
     Each of the six weights has a random stream of its own: another size of the one leaves the others as they are.
+
+    Args:
+        start: departures from this; bits: of a coordinate, where ``start`` grades them.
     """
-    c = config or NaturalEPropConfig()
+    c, s = config or NaturalEPropConfig(), start or Start()
 
     def normal(stream: int, rows: int, columns: int) -> NDArray[np.float64]:
         return np.random.default_rng([seed, stream]).normal(size=(rows, columns)) / math.sqrt(rows)
 
     bound = math.sqrt(6 / (c.lsg + c.trainee))
     glorot = np.random.default_rng([seed, 2]).uniform(-bound, bound, (c.lsg, c.trainee))
+    w_in = normal(0, c.clock + c.target, c.lsg)
+    if s.code_gain is not None:
+        graded = np.random.default_rng([seed, 6]).normal(size=(c.target // bits, 1, c.lsg)) * s.code_gain
+        w_in[c.clock :] = (graded * 2.0 ** (np.arange(bits)[:, None] - bits)).reshape(-1, c.lsg)
     return Pair(
-        lsg_network(normal(0, c.clock + c.target, c.lsg), normal(1, c.lsg, c.lsg), glorot, c),
+        lsg_network(w_in, normal(1, c.lsg, c.lsg) * s.lsg_recurrence, glorot, c),
         trainee_network(
             normal(3, c.clock, c.trainee),
-            normal(4, c.trainee, c.trainee),
+            normal(4, c.trainee, c.trainee) * s.trainee_recurrence,
             normal(5, c.trainee, c.outputs) * (1 - c.decay),
             c,
         ),

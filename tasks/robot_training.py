@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ovonic.models.errors import ConfigError, DivergenceError
 from ovonic.models.natural_eprop import InnerLoop, Lesson
-from ovonic.models.natural_eprop_networks import NaturalEPropConfig, initial_pair
+from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start, initial_pair
 from ovonic.models.outer_loss import Objective, outer_loss
 from ovonic.tasks.robot import MovementErrors, Robot, kinematics, movement_errors, movement_family
 from ovonic.tasks.statistics import interval
@@ -44,6 +44,7 @@ class RobotTrainingConfig:
 
     Attributes:
         network: sizes and dynamics. inner: how lessons go. objective: the outer loss. code: how targets are told.
+        start: how the first weights are drawn, where a run does not go on from others.
         steps: outer updates. batch: movements an outer update.
         lr: Adam's rate (eps 1e-7, as published), reached linearly over the first ``warmup`` steps, then constant, then
             falling to zero along a half cosine over the last ``decay`` of the run.
@@ -59,6 +60,7 @@ class RobotTrainingConfig:
     inner: InnerLoop = field(default_factory=InnerLoop)
     objective: Objective = field(default_factory=Objective)
     code: CoordinateCode = field(default_factory=CoordinateCode)
+    start: Start = field(default_factory=Start)
     steps: int = 5000
     batch: int = 32
     lr: float = 1.5e-3
@@ -114,7 +116,8 @@ class RobotTrainingState:
     def __init__(self, config: RobotTrainingConfig, start: Robot | None = None) -> None:
         self.config = config
         if start is None:
-            start = Robot(config.network, initial_pair(config.network, config.seed), config.inner, config.code)
+            pair = initial_pair(config.network, config.seed, config.start, config.code.bits)
+            start = Robot(config.network, pair, config.inner, config.code)
         _check_start(config, start)
         self.net = start.module().to(config.device).train()
         self.average = start.module().to(config.device).requires_grad_(False)

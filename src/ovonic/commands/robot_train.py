@@ -43,6 +43,11 @@ def train(
     rounding: Annotated[str, typer.Option(help="Rounding of updates: nearest or stochastic.")] = "nearest",
     inner_rate: Annotated[float, typer.Option(help="Inner learning rate.")] = 1e-4,
     updates: Annotated[int, typer.Option(min=0, help="Updates a lesson.")] = 1,
+    code_gain: Annotated[
+        float | None, typer.Option(help="Grade the first weights of a coordinate's bits by their significance.")
+    ] = None,
+    lsg_recurrence: Annotated[float, typer.Option(help="Factor of the LSG's first recurrent weights.")] = 1.0,
+    trainee_recurrence: Annotated[float, typer.Option(help="Factor of the trainee's first recurrent weights.")] = 1.0,
     path_gradient: Annotated[bool, typer.Option(help="Descend the Cartesian error too.")] = True,
     init: Annotated[str | None, typer.Option(metavar="WEIGHTS", help="Start from these; their sizes hold.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the folder's run.")] = False,
@@ -62,7 +67,7 @@ def train(
     import torch
 
     from ovonic.models.natural_eprop import InnerLoop
-    from ovonic.models.natural_eprop_networks import NaturalEPropConfig
+    from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start
     from ovonic.models.outer_loss import Objective
     from ovonic.tasks.robot import resolve_robot
     from ovonic.tasks.robot_run import training_run
@@ -81,6 +86,7 @@ def train(
         inner=InnerLoop(inner_rate, parse_step(quantise), rounding, updates),
         objective=Objective(path_gradient=path_gradient),
         code=start.code if start else CoordinateCode(),
+        start=Start(code_gain, lsg_recurrence, trainee_recurrence),
         steps=steps,
         batch=batch,
         lr=lr,
