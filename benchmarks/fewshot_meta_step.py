@@ -29,21 +29,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import os
-import platform
-import resource
-import statistics
-import subprocess
+import functools
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import harness
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -209,12 +203,6 @@ def setting(seed: int, tasks: int = TASKS) -> tuple[FewshotCNN, EpisodeBatch]:
     return net, sample_episodes(glyph_split("test", count=2), EpisodeSpec(WAY, SHOTS, QUERIES), seed, range(tasks))
 
 
-def gradients(step: Callable[[FewshotCNN, EpisodeBatch], None], net: FewshotCNN, batch: EpisodeBatch) -> list[Tensor]:
-    net.zero_grad(set_to_none=True)
-    step(net, batch)
-    return [p.grad for p in net.parameters() if p.grad is not None]
-
-
 def checks(names: list[str], net: FewshotCNN, batch: EpisodeBatch) -> tuple[dict[str, float], dict[str, float]]:
     """How far each contender's gradients are from the plain loop of its group, relative to the largest entry.
 
@@ -225,56 +213,19 @@ def checks(names: list[str], net: FewshotCNN, batch: EpisodeBatch) -> tuple[dict
         copy.deepcopy(net).double(),
         replace(batch, support=batch.support.double(), query=batch.query.double()),
     )
-    reference = {g: gradients(CONTENDERS[name][1], net64, batch64) for g, name in REFERENCE.items()}
     in64: dict[str, float] = {}
     in32: dict[str, float] = {}
+
+    def found(name: str, net: FewshotCNN, batch: EpisodeBatch) -> list[Tensor]:
+        return harness.gradients(functools.partial(CONTENDERS[name][1], net, batch), net)
+
+    reference = {group: found(name, net64, batch64) for group, name in REFERENCE.items()}
     for name in names:
-        group, step = CONTENDERS[name]
+        group = CONTENDERS[name][0]
         if group in reference:
             for out, n, b in ((in64, net64, batch64), (in32, net, batch)):
-                pairs = zip(gradients(step, n, b), reference[group], strict=True)
-                out[name] = max(float((x - y).abs().max() / y.abs().max()) for x, y in pairs)
+                out[name] = harness.differences(found(name, n, b), reference[group])
     return in64, in32
-
-
-def race(names: list[str], net: FewshotCNN, batch: EpisodeBatch, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """(CPU, wall) seconds of each contender in each round; the order rotates from round to round."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for turn in range(-1, rounds):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            net.zero_grad(set_to_none=True)
-            wall, cpu = time.perf_counter(), time.process_time()
-            CONTENDERS[name][1](net, batch)
-            taken = time.process_time() - cpu, time.perf_counter() - wall
-            if turn >= 0:  # the first round warms up
-                times[name].append(taken)
-    return times
-
-
-def peak_mib(name: str, seed: int, threads: int) -> float:
-    """Peak resident memory of a process that runs one contender alone for three steps, with Python and torch in it."""
-    command = [sys.executable, __file__, "--peak-of", name, "--seed", str(seed), "--threads", str(threads)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def machine() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.system(),
-        "load_average": list(os.getloadavg()),
-    }
 
 
 def main() -> int:
@@ -287,28 +238,29 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     names = [name for name in CONTENDERS if name != "higher" or find_spec("higher")]
-    if not options.peak_of:  # first of all: a child starts with the peak that its parent had reached
-        peaks = {name: peak_mib(name, options.seed, options.threads) for name in ["nothing", *names]}
+    if not options.peak_of:
+        like = ("--seed", str(options.seed), "--threads", str(options.threads))
+        peaks = {name: harness.peak_mib(__file__, "--peak-of", name, *like) for name in ["nothing", *names]}
     net, batch = setting(options.seed)
     if options.peak_of:
         for _ in range(0 if options.peak_of == "nothing" else 3):
-            gradients(CONTENDERS[options.peak_of][1], net, batch)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2))
+            harness.gradients(functools.partial(CONTENDERS[options.peak_of][1], net, batch), net)
+        print(harness.own_peak_mib())
         return 0
     in64, in32 = checks(names, net, batch)
     print("gradients, largest relative difference from the plain loop of the group in float64:")
     for name in in64:
         print(f"  {name:20s} float64 {in64[name]:.1e}   float32 {in32[name]:.1e}")
-    if max(in64.values()) > TOLERANCE:
+    if not max(in64.values()) <= TOLERANCE:
         print(f"not the same mathematics: a difference above {TOLERANCE:g} in float64", file=sys.stderr)
         return 1
-    before = machine()
-    times = race(names, net, batch, options.rounds)
+    before = harness.machine()
+    steps = {name: functools.partial(CONTENDERS[name][1], net, batch) for name in names}
+    times = harness.race(steps, options.rounds, net.zero_grad)
     result: dict[str, Any] = {
         "question": "CPU time and memory of one outer step of the few-shot CNN, 32 tasks, 5-way 5-shot 5 queries",
         "machine": before,
-        "versions": {p: version(p) for p in ("ovonic", "torch", "numpy", "higher") if find_spec(p)}
-        | {"python": platform.python_version()},
+        "versions": harness.versions("ovonic", "torch", "numpy", "higher"),
         "seed": options.seed,
         "threads": options.threads,
         "rounds": options.rounds,
@@ -318,29 +270,22 @@ def main() -> int:
     print(
         f"\n{options.rounds} rounds, {options.threads} thread(s), {before['cpu']}, load {before['load_average'][0]:.1f}"
     )
-    print(f"{'':20s} {'CPU ms':>8s} {'of plain: median (min..max)':>30s} {'wall ms':>8s} {'peak MiB':>9s}")
+    print(harness.HEADER)
     for name in names:
-        cpu, wall = ([t[i] for t in times[name]] for i in (0, 1))
-        ratio = spread([a / b[0] for a, b in zip(cpu, times["plain"], strict=True)])
-        own = REFERENCE.get(CONTENDERS[name][0], "plain")
-        result["contenders"][name] = {
+        measured = result["contenders"][name] = {
             "statistics": CONTENDERS[name][0],
-            "cpu_s": spread(cpu),
-            "wall_s": spread(wall),
-            "cpu_ratio_to_plain": ratio,
-            "cpu_ratio_in_group": spread([a / b[0] for a, b in zip(cpu, times[own], strict=True)]),
+            **harness.timings(times, name),
+            "cpu_ratio_in_group": harness.ratio(times, name, REFERENCE.get(CONTENDERS[name][0], "plain")),
             "peak_mib": peaks[name],
             "gradient_difference_float64": in64.get(name),
             "gradient_error_float32": in32.get(name),
         }
-        low_high = f"({ratio['min']:.2f}..{ratio['max']:.2f})"
-        cpu_ms, wall_ms = (1e3 * statistics.median(x) for x in (cpu, wall))
-        print(f"{name:20s} {cpu_ms:8.0f} {ratio['median']:15.2f} {low_high:14s} {wall_ms:8.0f} {peaks[name]:9.0f}")
+        print(harness.row(name, measured))
     ratio = result["contenders"]["ours, transductive"]["cpu_ratio_in_group"]
     print(f"ours, transductive, of plain, F.batch_norm: {ratio['median']:.2f} ({ratio['min']:.2f}..{ratio['max']:.2f})")
     print(f"before any step a process holds {peaks['nothing']:.0f} MiB")
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        harness.write_json(options.json, result)
     return 0
 
 
