@@ -3,6 +3,11 @@
     here                    NIR node                              said by the contract alone
     Input                   Input
     Linear W [in, out], b   Linear, or Affine with b; [out, in]
+    Conv W, b               Conv1d, Conv2d; a bias of zeros if    whether there is a bias
+                            there is none
+    Pool                    AvgPool2d, SumPool2d; none for the
+                            maximum, or over one axis
+    Flatten                 Flatten of all dims
     Spiking                 LIF; CubaLIF with a synapse; IF if    when a reset acts, and what it does unless it sets a
                             no neuron leaks                       value; refractoriness, adaptation, comparison, v_init
     Readout                 LI; CubaLI with a synapse; I          v_init
@@ -10,27 +15,15 @@
     a delay of n steps      Delay of n dt; n - 1 in a cycle       dt
     what no layer reads     NAME_output: Output
 
-The constants are those with which NIR's equations, solved exactly while the input (and the current) stands still for a
-step, take the step of ``models.dynamics``; times in s:
-
-    tau = -dt / ln(decay),   r = gain / (1 - decay), without leak gain / dt,   v_leak = rest,   v_threshold = threshold
-    tau_syn, w_in            likewise from the synapse
-    v_reset                  what the reset makes of a membrane at its threshold: 0 where the threshold is subtracted
-
-They are infinite where NIR has no node (leaky and leakless neurons in one layer, no leak behind or in a synapse): such
-a file is for Ovonic alone.
-
-The contract, JSON under the key ``ovonic`` of the graph's metadata, is ``Network.to_dict()`` with the name of a node in
-the place of each array of weights. Reading takes the weights from the nodes, all else from the contract, and refuses a
-graph whose nodes or edges say otherwise. Reference: nir 1.0.8, whose ``metadata`` survives its files.
+The constants are ``nir_nodes``'s, the contract is ``nir_contract``'s. A graph that carries it comes back bit for bit;
+any other is read under a convention that the caller names (``nir_conventions``), never guessed. ``convention=`` in
+writing gives the form that one tool's own import reproduces (``nir_forms``). Reference: nir 1.0.8, whose ``metadata``
+survives its files.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import json
-from collections import Counter
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,44 +31,57 @@ from typing import Any
 
 import nir  # type: ignore[import-untyped]
 import numpy as np
-from numpy.typing import NDArray
+from torch import nn
 
-from ovonic.adapters.files import write_atomically
-from ovonic.models.dynamics import Dynamics, tau_ms
-from ovonic.models.errors import ConfigError, DataError
-from ovonic.models.frozen import Parameter
-from ovonic.models.layers import Input, Layer, Linear, Readout, Recurrence, Spiking
+from ovonic.adapters.nir_contract import ONE_TO_ONE, check_agreement, contract, has_contract, metadata, with_weights
+from ovonic.adapters.nir_files import read_graph, write_graph
+from ovonic.adapters.nir_forms import FORMS
+from ovonic.adapters.nir_graph import Graph, as_graph
+from ovonic.adapters.nir_nodes import Shape, typed
+from ovonic.adapters.nir_reading import CONVENTIONS, NirReading, read_by_convention
+from ovonic.adapters.toolchains import refuse
+from ovonic.models.dynamics import Reset
+from ovonic.models.errors import ConfigError, DataError, UnsupportedDynamics, nearest
+from ovonic.models.layers import Conv, Linear, Spiking
 from ovonic.models.natural_eprop_networks import Pair
 from ovonic.models.network import Network
 
 __all__ = [
+    "CONVENTIONS",
+    "MendedGraph",
+    "NirReading",
     "load_nir",
     "load_pair",
     "network_from_nir",
     "network_to_nir",
     "pair_from_nir",
     "pair_to_nir",
+    "read_nir",
     "save_nir",
     "save_pair",
 ]
 
-FORMAT = 1
-KEY = "ovonic"
-DIAGONAL = "diagonal"
 
-AGREES = 1e-6
-"""Relative difference up to which a node's constant and the contract agree: that of a file rewritten in float32."""
-
-Shape = tuple[int, ...]
-Array = NDArray[np.float64]
+class MendedGraph(UserWarning):
+    """A graph that nir itself refuses was mended in reading; the text says how."""
 
 
-def network_to_nir(network: Network) -> nir.NIRGraph:
+def network_to_nir(network: Network, convention: str | None = None) -> nir.NIRGraph:
     """The network as a NIR graph with its contract.
 
-    Raises: ConfigError: a layer that is neither Input, Linear, Spiking nor Readout.
+    Args:
+        convention: None: NIR's own terms, for all readers. A name of ``nir_forms.FORMS``: the form that this tool's own
+            import reproduces (Norse's called with ``dt`` of the network).
+    Raises: UnsupportedDynamics: layer, feature and remedy: NIR has no node for it, or the tool would do something else;
+        a torch module. ConfigError: an unknown convention.
     """
-    contract = network.to_dict()
+    if isinstance(network, nn.Module):
+        raise _no_network(network)
+    if convention not in FORMS:
+        raise ConfigError(f"convention {convention!r}: {nearest(str(convention), [name for name in FORMS if name])}")
+    form = FORMS[convention]
+    refuse(form.reader, form.unsupported(network))
+    data = network.to_dict()
     nodes: dict[str, Any] = {}
     edges: list[tuple[str, str]] = []
 
@@ -94,51 +100,74 @@ def network_to_nir(network: Network) -> nir.NIRGraph:
 
     read = {edge.source for edge in network.edges}
     for name in sorted(network.layers):
-        layer, shape, entry = network.layers[name], network.shapes[name], contract["layers"][name]
-        nodes[name] = _node(name, layer, shape, network.dt_ms)
+        layer, shape, entry = network.layers[name], network.shapes[name], data["layers"][name]
+        nodes[name] = form.node(name, layer, _read_shape(network, name), shape, network.dt_ms)
         if isinstance(layer, Linear):
             entry["weight"] = name
             del entry["bias"]
+        if isinstance(layer, Conv):
+            entry |= {"weight": name, "bias": None if layer.bias is None else name}
         if isinstance(layer, Spiking) and layer.recurrence is not None:
-            back = entry["recurrence"]["weight"] = add(f"{name}_recurrence", _recurrence(layer.recurrence))
-            edges.append((name, back))
+            back = name
+            for k, node in enumerate(form.recurrence(layer.recurrence)):
+                edges.append((back, back := add(f"{name}_recurrence" + "_" * k, node)))
+                if not k:
+                    own = isinstance(node, nir.Linear) and layer.recurrence.weight.ndim == 1
+                    entry["recurrence"] |= {"weight": back} | ({ONE_TO_ONE: True} if own else {})
             connect(back, name, layer.recurrence.delay - 1, shape)
         if name not in read:
             edges.append((name, add(f"{name}_output", nir.Output({"output": np.array(shape)}))))
     for edge in network.edges:
         connect(*edge, network.shapes[edge.source])
-    return nir.NIRGraph(nodes, edges, _metadata("network", network=contract))
+    content: dict[str, Any] = {"network": data} | ({} if convention is None else {"convention": convention})
+    check = all(map(typed, network.layers.values()))
+    return nir.NIRGraph(nodes, edges, metadata("network", **content), type_check=check)
 
 
-def network_from_nir(graph: nir.NIRGraph) -> Network:
-    """The network of a NIR graph that carries its contract.
+def network_from_nir(
+    graph: nir.NIRGraph, convention: str | None = None, reset: str | Reset | None = None, dt_ms: float | None = None
+) -> Network:
+    """The network of a NIR graph: by its contract, or under a convention (as ``read_nir``, which says what it mended).
 
-    Raises: DataError: no contract (the graph is another tool's), a damaged one, or nodes and edges that contradict it:
-        node and field are named.
+    Warns: MendedGraph: nir would refuse the graph as it is.
+    Raises: as ``read_nir``.
     """
-    data = _contract(graph, "network").get("network")
-    try:
-        network = Network.from_dict(_with_weights(data, graph))
-    except ConfigError as error:
-        raise DataError(f"its contract and its weights make no network: {error}") from error
-    _check_agreement(graph, network_to_nir(network))
-    return network
+    return _said(_reading(as_graph(graph), convention, reset, dt_ms))
 
 
-def save_nir(path: str | Path, network: Network) -> None:
+def read_nir(
+    path: str | Path, convention: str | None = None, reset: str | Reset | None = None, dt_ms: float | None = None
+) -> NirReading:
+    """Read a network from a NIR file, and say what was mended.
+
+    Args:
+        convention: how to read a graph without Ovonic's contract: a name of ``CONVENTIONS``.
+        reset: what a spike does, where neither file nor convention says: a word of the convention's ``resets``, or a
+            ``Reset``. dt_ms: the duration of a step, likewise.
+    Raises: DataError: damaged, hostile, or no network; nodes that contradict the contract; something that is neither
+        said nor told, with the choices; something told of a graph that carries a contract and says otherwise. File and
+        node are named. ConfigError: an unknown convention or reset.
+    """
+    return _named(path, lambda: _reading(read_graph(path), convention, reset, dt_ms))
+
+
+def save_nir(path: str | Path, network: Network, convention: str | None = None) -> None:
     """Write a network as a NIR file in one piece.
 
-    Raises: ConfigError: as ``network_to_nir``.
+    Raises: as ``network_to_nir``.
     """
-    _write(path, network_to_nir(network))
+    write_graph(path, network_to_nir(network, convention))
 
 
-def load_nir(path: str | Path) -> Network:
-    """Read a network from a NIR file.
+def load_nir(
+    path: str | Path, convention: str | None = None, reset: str | Reset | None = None, dt_ms: float | None = None
+) -> Network:
+    """Read a network from a NIR file: ``read_nir`` without its notes.
 
-    Raises: DataError: damaged, or as ``network_from_nir``; the file is named.
+    Warns: MendedGraph: nir would refuse the graph as it is.
+    Raises: as ``read_nir``.
     """
-    return _named(path, lambda: network_from_nir(_read(path)))
+    return _said(read_nir(path, convention, reset, dt_ms))
 
 
 def pair_to_nir(pair: Pair) -> nir.NIRGraph:
@@ -156,7 +185,7 @@ def pair_to_nir(pair: Pair) -> nir.NIRGraph:
         (x,), (y,) = graph.input_type.values(), graph.output_type.values()
         nodes[f"{name}_input"], nodes[f"{name}_output"] = nir.Input({"input": x}), nir.Output({"output": y})
         edges += [(f"{name}_input", name), (name, f"{name}_output")]
-    return nir.NIRGraph(nodes, edges, _metadata("pair"))
+    return nir.NIRGraph(nodes, edges, metadata("pair"))
 
 
 def pair_from_nir(graph: nir.NIRGraph) -> Pair:
@@ -164,16 +193,15 @@ def pair_from_nir(graph: nir.NIRGraph) -> Pair:
 
     Raises: DataError: as ``network_from_nir``.
     """
-    _contract(graph, "pair")
-    return Pair(*(_named(name, partial(network_from_nir, graph.nodes.get(name))) for name in Pair._fields))
+    return _pair(as_graph(graph))
 
 
 def save_pair(path: str | Path, pair: Pair) -> None:
     """Write both networks as one NIR file in one piece.
 
-    Raises: ConfigError: as ``pair_to_nir``.
+    Raises: as ``pair_to_nir``.
     """
-    _write(path, pair_to_nir(pair))
+    write_graph(path, pair_to_nir(pair))
 
 
 def load_pair(path: str | Path) -> Pair:
@@ -181,173 +209,68 @@ def load_pair(path: str | Path) -> Pair:
 
     Raises: DataError: damaged, or as ``network_from_nir``; the file is named.
     """
-    return _named(path, lambda: pair_from_nir(_read(path)))
+    return _named(path, lambda: _pair(read_graph(path)))
 
 
-def _node(name: str, layer: Layer, shape: Shape, dt_ms: float) -> Any:
-    if isinstance(layer, Input):
-        return nir.Input({"input": np.array(shape)})
-    if isinstance(layer, Linear):
-        weight = layer.weight.T.copy()
-        return nir.Linear(weight) if layer.bias is None else nir.Affine(weight, layer.bias.copy())
-    if isinstance(layer, Readout):
-        constants = _constants(layer, shape, dt_ms)
-        kind = nir.CubaLI if "tau_syn" in constants else nir.LI if "tau" in constants else nir.I
-        return kind(**constants)
-    if isinstance(layer, Spiking):
-        d = layer.dynamics
-        constants = _constants(d, shape, dt_ms)
-        kind = nir.CubaLIF if "tau_syn" in constants else nir.LIF if "tau" in constants else nir.IF
-        at_threshold = d.reset(d.threshold, 1, d.threshold, d.threshold)
-        return kind(**constants, v_threshold=_spread(d.threshold, shape), v_reset=_spread(at_threshold, shape))
-    raise ConfigError(f"layer {name!r}: a {type(layer).__name__} has no place in these NIR graphs yet")
+def _pair(graph: Graph) -> Pair:
+    contract(graph, "pair")
+    return Pair(*(_named(name, partial(_inner, graph.nodes.get(name))) for name in Pair._fields))
 
 
-def _constants(layer: Dynamics | Readout, shape: Shape, dt_ms: float) -> dict[str, Array]:
-    """Constants of a membrane, and of its synapse, by NIR's names, one a neuron; without tau where nothing leaks."""
-    tau, r = _exact(layer.decay, layer.gain, shape, dt_ms)
-    v_leak = _spread(layer.rest, shape)
-    if layer.synapse is not None:
-        tau_syn, w_in = _exact(layer.synapse.decay, layer.synapse.gain, shape, dt_ms)
-        return {"tau_syn": tau_syn, "tau_mem": tau, "r": r, "v_leak": v_leak, "w_in": w_in}
-    if np.all(np.equal(layer.decay, 1)):
-        return {"r": _spread(layer.gain, shape) / (dt_ms / 1e3)}
-    return {"tau": tau, "r": r, "v_leak": v_leak}
-
-
-def _exact(decay: Parameter, gain: Parameter, shape: Shape, dt_ms: float) -> tuple[Array, Array]:
-    """Time constant (s) and gain of the equation tau dx/dt = -x + gain I whose exact solution takes this step."""
-    with np.errstate(divide="ignore"):
-        return _spread(tau_ms(decay, dt_ms), shape) / 1e3, _spread(gain, shape) / (1 - _spread(decay, shape))
-
-
-def _spread(value: Parameter, shape: Shape) -> Array:
-    return np.broadcast_to(np.asarray(value, np.float64), shape).copy()
-
-
-def _recurrence(recurrence: Recurrence) -> Any:
-    if recurrence.weight.ndim == 1:
-        return nir.Scale(recurrence.weight.copy())
-    weight = recurrence.weight.T.copy()
-    if not recurrence.masked_diagonal:
-        return nir.Linear(weight)
-    diagonal = np.diagonal(weight).copy()
-    np.fill_diagonal(weight, 0)
-    return nir.Linear(weight, metadata={DIAGONAL: diagonal})
-
-
-def _with_weights(data: Any, graph: nir.NIRGraph) -> dict[str, Any]:
-    """The contract's network with the arrays of the nodes that it names."""
-    layers = data.get("layers") if isinstance(data, dict) else None
-    if not isinstance(layers, dict) or not all(isinstance(layer, dict) for layer in layers.values()):
-        raise DataError("its contract describes no layers")
-    filled: dict[str, Any] = {}
-    for name, layer in layers.items():
-        filled[name] = dict(layer)
-        if layer.get("type") == "Linear":
-            node = _weighted(graph, layer.get("weight"), nir.Linear, nir.Affine)
-            filled[name] |= {"weight": node.weight.T, "bias": getattr(node, "bias", None)}
-        if isinstance(recurrence := layer.get("recurrence"), dict):
-            node = _weighted(graph, recurrence.get("weight"), nir.Linear, nir.Scale)
-            weight = node.scale if isinstance(node, nir.Scale) else node.weight.T
-            if recurrence.get("masked_diagonal") is True and DIAGONAL in node.metadata:
-                weight = _with_diagonal(recurrence["weight"], weight, node.metadata[DIAGONAL])
-            filled[name]["recurrence"] = recurrence | {"weight": weight}
-    return data | {"layers": filled}
-
-
-def _with_diagonal(name: str, weight: NDArray[Any], diagonal: Any) -> Array:
-    square = weight.ndim == 2 and len(set(weight.shape)) == 1
-    if not square or np.shape(diagonal) != weight.shape[:1] or np.diagonal(weight).any():
-        raise DataError(f"node {name!r}: its diagonal is masked: 0 here, and its values in the node's metadata")
-    return np.where(np.eye(len(weight), dtype=bool), diagonal, weight)
-
-
-def _weighted(graph: nir.NIRGraph, name: Any, *kinds: type) -> Any:
-    node = graph.nodes.get(name) if isinstance(name, str) else None
-    if not isinstance(node, kinds):
-        found = "absent" if node is None else f"of type {type(node).__name__}"
-        raise DataError(f"node {name!r}: {found}, its contract says {' or '.join(kind.__name__ for kind in kinds)}")
-    return node
-
-
-def _check_agreement(graph: nir.NIRGraph, due: nir.NIRGraph) -> None:
-    """Refuse a graph that is not ``due`` in its nodes, their constants or its edges."""
-    if strange := sorted(graph.nodes.keys() ^ due.nodes.keys()):
-        raise DataError(
-            f"node {strange[0]!r}: {'not in' if strange[0] in graph.nodes else 'missing, but in'} its contract"
-        )
-    for name, node in due.nodes.items():
-        other = graph.nodes[name]
-        if type(other) is not type(node):
-            raise DataError(f"node {name!r}: a {type(other).__name__}, its contract says {type(node).__name__}")
-        wanted = _numbers(node)
-        for field, found in _numbers(other).items():
-            if found.shape != wanted[field].shape:
-                raise DataError(f"node {name!r}: {field} of shape {found.shape}, {wanted[field].shape} by its contract")
-            if (wrong := ~np.isclose(found, wanted[field], rtol=AGREES, atol=0)).any():
-                k = tuple(np.argwhere(wrong)[0])
-                raise DataError(
-                    f"node {name!r}: {field} {found[k]:.9g} contradicts its contract, which makes it "
-                    f"{wanted[field][k]:.9g}; change the network in Ovonic and save it again"
-                )
-    found_edges, due_edges = (Counter((str(a), str(b)) for a, b in g.edges) for g in (graph, due))
-    for edges, what in ((found_edges - due_edges, "not in"), (due_edges - found_edges, "missing, but in")):
-        for a, b in edges:
-            raise DataError(f"edge {a} -> {b}: {what} its contract")
-
-
-def _numbers(node: Any) -> dict[str, Array]:
-    """What a node holds, by field."""
-    skipped = {"metadata", "input_type", "output_type"}
-    values = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.name not in skipped}
-    if isinstance(node, nir.Input):
-        values["shape"] = node.input_type["input"]
-    if isinstance(node, nir.Output):
-        values["shape"] = node.output_type["output"]
-    try:
-        return {name: np.asarray(value, np.float64) for name, value in values.items()}
-    except (TypeError, ValueError) as error:
-        raise DataError(f"a {type(node).__name__} holds what are no numbers ({error})") from error
-
-
-def _metadata(kind: str, **content: Any) -> dict[str, str]:
-    head = {"format": FORMAT, "kind": kind}
-    return {KEY: json.dumps(head | content, default=lambda array: array.tolist(), allow_nan=False)}
-
-
-def _contract(graph: Any, kind: str) -> dict[str, Any]:
-    if not isinstance(graph, nir.NIRGraph):
+def _inner(graph: Any) -> Network:
+    if not isinstance(graph, Graph):
         raise DataError("no NIR graph")
-    text = graph.metadata.get(KEY)
-    if text is None:
-        raise DataError(
-            "a NIR graph without Ovonic's contract: NIR leaves open its time step, its resets and its delays, and "
-            "conventions of other tools are not known here yet"
+    return _reading(graph, None, None, None).network
+
+
+def _reading(graph: Graph, convention: str | None, reset: str | Reset | None, dt_ms: float | None) -> NirReading:
+    if not has_contract(graph):
+        return read_by_convention(graph, convention, reset, dt_ms)
+    found = contract(graph, "network")
+    form = found.get("convention")
+    if form is not None and (not isinstance(form, str) or form not in FORMS):
+        raise DataError(f"its contract is for {form!r}, which this Ovonic does not know")
+    try:
+        network = Network.from_dict(with_weights(found.get("network"), graph))
+        due = as_graph(network_to_nir(network, form))
+    except (ConfigError, UnsupportedDynamics) as error:
+        raise DataError(f"its contract and its weights make no network: {error}") from error
+    check_agreement(graph, due)
+    for what, told, said in (
+        ("convention", convention, form),
+        ("dt_ms", dt_ms, network.dt_ms),
+        ("reset", reset, None),
+    ):
+        if told is not None and told != said:
+            raise DataError(f"{what} {told!r} was told, but its contract leaves nothing open: leave {what} out")
+    return NirReading(network)
+
+
+def _read_shape(network: Network, name: str) -> Shape:
+    sources = network.sources(name)
+    return network.shapes[sources[0].source] if sources else network.shapes[name]
+
+
+def _no_network(module: nn.Module) -> UnsupportedDynamics:
+    kind = type(module).__name__
+    if kind == "FewshotCNN":
+        return UnsupportedDynamics(
+            f"{kind}, norm: it normalises by the mean and variance of the batch at hand, and NIR has no node for the "
+            "statistics of a batch; deploy the CNN on the crossbar or on analog tiles instead"
         )
-    try:
-        contract = json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"its contract is no JSON ({error})") from error
-    if not isinstance(contract, dict) or contract.get("format") != FORMAT:
-        raise DataError(f"a contract of another format: this Ovonic reads format {FORMAT}")
-    if contract.get("kind") != kind:
-        raise DataError(f"holds a {contract.get('kind')}, not a {kind}")
-    return contract
+    norm = [name for name, part in module.named_modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+    if norm:
+        return UnsupportedDynamics(
+            f"{kind}, layer {norm[0]!r}: a norm by the statistics of a batch; NIR has no node for it; fold its running "
+            "statistics into the layer before"
+        )
+    return UnsupportedDynamics(f"{kind}: a torch module, not a network: read it with from_snntorch or from_norse first")
 
 
-def _write(path: str | Path, graph: nir.NIRGraph) -> None:
-    file = io.BytesIO()
-    nir.write(file, graph)
-    write_atomically(path, file.getvalue())
-
-
-def _read(path: str | Path) -> nir.NIRGraph:
-    data = Path(path).read_bytes()
-    try:
-        return nir.read(io.BytesIO(data))
-    except Exception as error:  # nir and h5py raise what comes: KeyError, AssertionError, OSError, ...
-        raise DataError(f"no whole NIR file ({type(error).__name__}: {error})") from error
+def _said(reading: NirReading) -> Network:
+    for note in reading.mended:
+        warnings.warn(f"mended: {note}", MendedGraph, stacklevel=3)
+    return reading.network
 
 
 def _named[T](where: str | Path, read: Callable[[], T]) -> T:

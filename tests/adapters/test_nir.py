@@ -42,8 +42,8 @@ from ovonic.models.dynamics import (
     When,
     decay_from_tau,
 )
-from ovonic.models.errors import ConfigError, DataError
-from ovonic.models.layers import Flatten, Input, Linear, Readout, Recurrence, Spiking
+from ovonic.models.errors import ConfigError, DataError, UnsupportedDynamics
+from ovonic.models.layers import Input, Linear, Pool, Pooling, Readout, Recurrence, Spiking
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Pair, initial_pair
 from ovonic.models.network import Network
 from ovonic.models.simulation import run
@@ -399,7 +399,7 @@ def test_damaged_files_are_named(tmp_path: Path, damage: Callable[[bytes], bytes
 def test_other_files_are_named(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "h5.nir", "w") as file:
         file["data"] = np.ones(3)
-    with pytest.raises(DataError, match=r"h5.nir: no whole NIR file \(KeyError"):
+    with pytest.raises(DataError, match=r"h5.nir: HDF5, but no NIR file: it has no group 'node'"):
         load_nir(tmp_path / "h5.nir")
     save_nir(tmp_path / "one.nir", _small())
     with pytest.raises(DataError, match=r"one.nir: holds a network, not a pair"):
@@ -420,9 +420,14 @@ def test_other_files_are_named(tmp_path: Path) -> None:
 
 
 def test_layers_without_a_node_are_refused() -> None:
-    network = Network.stack({"x": Input((2, 3)), "flat": Flatten(), "y": Readout(0.9)})
-    with pytest.raises(ConfigError, match="layer 'flat': a Flatten has no place in these NIR graphs yet"):
-        network_to_nir(network)
+    for pool, message in (
+        (Pool(Pooling.MAX, 2), r"layer 'pool', Pool.how: NIR has no maximum pooling; pool by the mean or sum"),
+        (Pool(Pooling.MEAN, 2), r"layer 'pool', Pool.window: NIR pools over two axes only; give the space"),
+    ):
+        shape = (2, 4, 4) if pool.how is Pooling.MAX else (2, 4)
+        pool = pool.replace(window=pool.window * (len(shape) - 1), stride=(), padding=())
+        with pytest.raises(UnsupportedDynamics, match=message):
+            network_to_nir(Network.stack({"x": Input(shape), "pool": pool, "s": Spiking(Dynamics(0.9, 1))}))
     two = Network({"a": Input((1,)), "b": Input((1,)), "y": Readout(0.9)}, [("a", "y"), ("b", "y")])
     with pytest.raises(ConfigError, match="lsg: 2 inputs; a NIR graph inside another has one"):
         pair_to_nir(Pair(two, two))
