@@ -124,7 +124,7 @@ def _subtracted(dynamics: Dynamics, reset: Reset) -> Any:
 def by_gain(layer: Spiking | Readout) -> bool:
     """Whether the gain is that of ``regular_spike_arrival = False`` and nothing else arrives but what it scales."""
     d: Any = layer if isinstance(layer, Readout) else layer.dynamics
-    if np.all(np.equal(d.gain, 1)) or not np.all(np.equal(d.gain, 1 - np.asarray(d.decay))):
+    if model_of(layer) == HARD or np.all(np.equal(d.gain, 1)) or not np.all(np.equal(d.gain, 1 - np.asarray(d.decay))):
         return False
     return bool(np.all(np.equal(d.v_init, d.rest))) and (isinstance(layer, Readout) or not np.any(self_weight(d)))
 
