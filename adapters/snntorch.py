@@ -77,20 +77,19 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor]) -> Trace:
     given = _inputs(network, inputs)
     like = next(iter(given.values()))
     values, traces = dict(given), dict[str, LayerTrace]()
-    with torch.no_grad(), parametrize.cached():
-        module = to_snntorch(network, dtype=like.dtype).to(like.device)
-        with _unlisted(module):
-            for name in module.keys:
-                arriving = [_delayed(values[edge.source], edge.delay) for edge in network.sources(name)]
-                current = functools.reduce(torch.add, arriving)
-                if name not in module.neurons:
-                    values[name] = module[name](current.flatten(0, 1)).unflatten(0, current.shape[:2])
-                elif name in module.readouts:
-                    _, states = _unrolled(module[name], current)
-                    values[name] = torch.stack([state.v for state in states], 1)
-                else:
-                    traces[name] = _traced(module[name], network.layers[name], current)
-                    values[name] = traces[name].spikes
+    module = to_snntorch(network, dtype=like.dtype).to(like.device)
+    with _unlisted(module), torch.no_grad(), parametrize.cached():
+        for name in module.keys:
+            arriving = [_delayed(values[edge.source], edge.delay) for edge in network.sources(name)]
+            current = functools.reduce(torch.add, arriving)
+            if name not in module.neurons:
+                values[name] = module[name](current.flatten(0, 1)).unflatten(0, current.shape[:2])
+            elif name in module.readouts:
+                _, states = _unrolled(module[name], current)
+                values[name] = torch.stack([state.v for state in states], 1)
+            else:
+                traces[name] = _traced(module[name], network.layers[name], current)
+                values[name] = traces[name].spikes
     return Trace(traces, {name: values[name] for name in network.readouts}, given, network.dt_ms)
 
 

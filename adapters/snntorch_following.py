@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from ovonic.adapters.snntorch_cells import states_of
 from ovonic.adapters.snntorch_neurons import refuse_layer
 
-__all__ = ["Link", "follow"]
+__all__ = ["ENOUGH", "Link", "follow"]
 
 SAME = {"to", "type", "type_as", "float", "double", "half", "clone", "contiguous", "detach", "detach_"}
 SHAPES = {"view", "reshape", "flatten"}

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ovonic.adapters.snntorch_cells import states_of
-from ovonic.adapters.snntorch_following import follow
+from ovonic.adapters.snntorch_following import ENOUGH, follow
 from ovonic.adapters.snntorch_neurons import HOOKED, refuse_layer
 from ovonic.models.errors import ConfigError, OvonicError
 from ovonic.models.network import Edge
@@ -77,10 +78,12 @@ def type_of(module: nn.Module) -> type:
 
 def _leaves(path: str, module: nn.Module, known: Sequence[type]) -> Iterator[tuple[str, nn.Module]]:
     kind, where = type_of(module), path or type(module).__name__.lower()
+    if isinstance(module, LazyModuleMixin):
+        refuse_layer(where, "its weights are not initialised", "run it once")
     if module._forward_hooks or module._forward_pre_hooks:
         refuse_layer(where, *HOOKED)
-    foreign = kind.__module__.split(".")[0] in ("torch", "snntorch") and kind not in HOLDERS
-    if foreign or not module._modules or isinstance(module, (*known, *SKIPPED)):
+    foreign = kind.__module__.split(".")[0] in ("torch", "snntorch")
+    if (kind not in HOLDERS and (foreign or not module._modules)) or isinstance(module, (*known, *SKIPPED)):
         yield where, module
         return
     for name, child in module._modules.items():
@@ -183,5 +186,5 @@ def _guesses(module: nn.Module, leaves: dict[str, nn.Module], shape: Sequence[in
     needed = [p for p in inspect.signature(module.forward).parameters.values() if p.default is p.empty]
     states = (None,) * (sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed) - 1)
     for inner in dict.fromkeys(shapes):
-        for lead in ((2,), (2, 2)):
+        for lead in ((ENOUGH,), (ENOUGH, ENOUGH)):
             yield torch.zeros(*lead, *inner, dtype=like.dtype, device=like.device), *states
