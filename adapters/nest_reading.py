@@ -97,8 +97,9 @@ def from_nest(nodes: NestNetwork | Mapping[str, Any] | None = None) -> Network:
 
 
 def _scanned(nest: Any) -> dict[str, Any]:
-    found = nest.GetNodes()
-    ids, models = np.atleast_1d(found.get("global_id")), np.atleast_1d(found.get("model")) if len(found) else []
+    if not len(found := nest.GetNodes()):
+        return {}
+    ids, models = np.atleast_1d(found.get("global_id")), np.atleast_1d(found.get("model"))
     layers: dict[str, list[int]] = {}
     name, last = "", ""
     for node, model in zip(ids.tolist(), models, strict=True):

@@ -61,7 +61,7 @@ class Draw:
                 reset = reset.replace(when=_pick(rng, *When))
         else:
             reset = _pick(rng, SubtractThreshold(), SubtractThreshold(When.SAME_STEP), NoReset())
-            if np.all(np.equal(decay, 1)):
+            if np.all(np.equal(decay, 0) | np.equal(decay, 1)):  # then some of them mean the same
                 reset = SubtractThreshold()
             refractory = Refractory(silent)
             adaptation = _pick(rng, None, Adaptation(0.5 if self.dyadic else 0.9, 0.25))
