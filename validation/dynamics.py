@@ -2,7 +2,8 @@
 
     identical      every spike is equal, and there are enough of them to mean something
     different      a spike differs where no rounding can make it differ: the membranes of the two runs are farther from
-                   the threshold than ``margins`` bounds their rounding, or were farther from one another before
+                   the threshold than ``margins`` bounds their rounding, or were farther from one another before, or
+                   the arithmetic is exact
     undecidable    spikes differ, but first where rounding can do it; or the runs are silent
 
 Samples of a batch do not touch each other, so each has its first divergent step; there a layer is judged unless a layer
@@ -227,7 +228,7 @@ def _divergences(
     found = []
     for index in map(tuple, np.argwhere(differs & judged.reshape(*judged.shape, *(1,) * (differs.ndim - 2)))):
         a, b, level, bound = float(va[name][index]), float(vb[name][index]), bounds.level[index], bounds.bound[index]
-        within = bounds.free[index] and max(abs(a - level), abs(b - level)) <= bound
+        within = bounds.free[index] and bound > 0 and max(abs(a - level), abs(b - level)) <= bound
         spikes = int(za[name][index]), int(zb[name][index])
         sample, step, *neuron = map(int, index)
         decisive = not (within and agree)

@@ -21,7 +21,6 @@ from ovonic.models.dynamics import (
     ResetToValue,
     SubtractAdapted,
     SubtractThresholdOnce,
-    Synapse,
     When,
 )
 from ovonic.models.errors import ConfigError
@@ -30,7 +29,9 @@ from ovonic.models.lif import product
 from ovonic.models.network import Network
 from ovonic.models.simulation import _delayed, _inputs, _stateless
 from ovonic.validation.rounding import (
+    NO_GRID,
     Array,
+    Constant,
     FloatFormat,
     Leak,
     Sum,
@@ -142,8 +143,8 @@ def _between(x: Sum, layer: Layer, floats: FloatFormat) -> Sum:
         return _linear(x, layer.weight, layer.bias, floats)
 
     def through(array: Array, weight: Array | None = None, bias: Array | None = None) -> Array:
-        parts = (None if a is None else torch.tensor(a, dtype=torch.float64) for a in (weight, bias))
-        return _stateless(torch.from_numpy(np.ascontiguousarray(array)), layer, *parts, product).numpy()
+        w, b = (None if a is None else torch.tensor(a, dtype=torch.float64) for a in (weight, bias))
+        return _stateless(torch.from_numpy(np.ascontiguousarray(array)), layer, w, b, product).numpy()
 
     if isinstance(layer, Flatten):
         return Sum(*map(through, x))
@@ -163,7 +164,7 @@ def _between(x: Sum, layer: Layer, floats: FloatFormat) -> Sum:
         n = int(np.prod(layer.window))
         terms = np.full_like(value, n)
         if layer.how is Pooling.MEAN:
-            q = q + np.log2(n) if n & (n - 1) == 0 else np.where(np.isinf(q), q, np.inf)
+            q = q + (np.log2(n) if n & (n - 1) == 0 else NO_GRID)
     else:
         raise ConfigError(f"{type(layer).__name__}: no bound on its rounding is known")
     q = np.broadcast_to(q, value.shape)
@@ -181,22 +182,32 @@ def _converted(value: Array, floats: FloatFormat) -> Sum:
 
 
 class _Current:
-    """What drives the membrane, step by step: what arrives, or the current of a synapse."""
+    """What drives the membrane, step by step, its gain included: what arrives, or the current of a synapse.
 
-    def __init__(self, arriving: Sum, synapse: Synapse | None, floats: FloatFormat) -> None:
+    The gain of the membrane is taken into the filter, gain i' = decay gain i + gain gain_s I: some write it so, and the
+    bound holds for both.
+    """
+
+    def __init__(self, arriving: Sum, d: Dynamics | Readout, floats: FloatFormat) -> None:
         self.arriving, self.floats = arriving, floats
-        self.synapse = None if synapse is None else (constant(synapse.decay), constant(synapse.gain))
+        self.leak = Leak(d.decay, d.gain if d.synapse is None else 1.0, d.rest, floats)
+        self.synapse = d.synapse
+        if d.synapse is not None:
+            own, gain = constant(d.synapse.gain), constant(d.gain)
+            self.decay = constant(d.synapse.decay)
+            self.scale = Constant(own.value * gain.value, own.size * gain.size, own.grid + gain.grid)
         self.i = atom(np.zeros_like(arriving.value[:, 0]))
 
     def __call__(self, t: int) -> Sum:
         if self.synapse is None:
             return self.arriving.step(t)
-        self.i = filtered(self.synapse[0], self.i, self.synapse[1], self.arriving.step(t), self.floats)
+        self.i = filtered(self.decay, self.i, self.scale, self.arriving.step(t), self.floats)
         return self.i
 
 
 def _readout(arriving: Sum, d: Readout, floats: FloatFormat) -> Margins:
-    current, leak = _Current(arriving, d.synapse, floats), Leak(d.decay, d.gain, d.rest, floats)
+    current = _Current(arriving, d, floats)
+    leak = current.leak
     v = _start(d.v_init, arriving.value[:, 0].shape, floats)
     steps = [v := leak(v, current(t)) for t in range(arriving.value.shape[1])]
     membrane = np.stack([step.value for step in steps], 1)
@@ -229,7 +240,8 @@ class _Threshold:
 
 def _neurons(arriving: Sum, z: Array, d: Dynamics, floats: FloatFormat) -> Margins:
     shape = z[:, 0].shape
-    current, leak = _Current(arriving, d.synapse, floats), Leak(d.decay, d.gain, d.rest, floats)
+    current = _Current(arriving, d, floats)
+    leak = current.leak
     threshold = _Threshold(d, shape, floats)
     v, before = _start(d.v_init, shape, floats), np.zeros(shape)
     silent, r = np.asarray(d.refractory.silent_steps), np.zeros(shape, np.int64)
@@ -252,13 +264,14 @@ def _neurons(arriving: Sum, z: Array, d: Dynamics, floats: FloatFormat) -> Margi
             after = leak(v, u, _where(before, due))
         if d.refractory.frozen:
             after = Sum(*(np.where(r > 0, held, moved) for held, moved in zip(w, after, strict=True)))
-        v, level, unsure = after, threshold.level, np.False_
+        v, level = after, threshold.level
+        bound = 2 * (v.error + level.error)
         if isinstance(d.reset, SubtractThresholdOnce):
-            unsure = np.abs(w.value - threshold.bare.value) <= 2 * (w.error + threshold.bare.error)
-            unsure = unsure & (w.error + threshold.bare.error > 0)
+            off = 2 * (w.error + threshold.bare.error)
+            unsure = (off > 0) & (np.abs(w.value - threshold.bare.value) <= off)
             twice = d.comparison(w.value, threshold.bare.value).astype(np.float64)
             level = total([level, _where(twice, threshold.bare)], floats)
-        bound = np.where(unsure, np.inf, 2 * (v.error + level.error))
+            bound = np.where(unsure, np.inf, 2 * (v.error + level.error))
         columns.append((v.value, level.value, r == 0, 2 * v.error, bound))
         before = z[:, t]
     return Margins(*(np.stack(np.broadcast_arrays(*column), 1) for column in zip(*columns, strict=True)))

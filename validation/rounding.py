@@ -31,11 +31,27 @@ from numpy.typing import NDArray
 
 from ovonic.models.errors import ConfigError
 
-__all__ = ["ROUNDINGS", "Constant", "FloatFormat", "Leak", "Sum", "atom", "constant", "filtered", "format_of", "grid"]
-__all__ += ["rounded", "total"]
+__all__ = [
+    "NO_GRID",
+    "ROUNDINGS",
+    "Constant",
+    "FloatFormat",
+    "Leak",
+    "Sum",
+    "atom",
+    "constant",
+    "filtered",
+    "format_of",
+    "grid",
+    "rounded",
+    "total",
+]
 
 ROUNDINGS = 16
 """Further roundings that a term may meet in a step (see the module's text)."""
+
+NO_GRID = 1e6
+"""The grid of numbers that are multiples of no power of two worth asking for."""
 
 SAFE = 1 + 1e-9
 """Covers the float64 in which the bounds themselves are computed."""
@@ -67,7 +83,7 @@ class Sum(NamedTuple):
 
     Attributes:
         value: in float64. error: bound on how far a run's is off. size: sum of |terms|. terms: their number.
-        grid: q such that all are multiples of 2^-q; -inf: all are zero; inf: they are multiples of none.
+        grid: q such that all are multiples of 2^-q; -inf: all are zero; ``NO_GRID``: none is known.
     """
 
     value: Array
@@ -90,9 +106,9 @@ def grid(x: Any) -> Array:
 
 
 def atom(value: Array, error: Array | None = None) -> Sum:
-    """A number as a sum of one term; of numbers that are all off the grid is not asked for, and infinite."""
+    """A number as a sum of one term; of numbers that are all off the grid is not asked for."""
     error = np.zeros_like(value) if error is None else error
-    q = np.full_like(value, np.inf) if error.all() else grid(value)
+    q = np.full_like(value, NO_GRID) if error.all() else grid(value)
     return Sum(value, error, np.abs(value) + error, (value != 0).astype(np.float64), q)
 
 

@@ -4,20 +4,24 @@
     >>> ovonic.weights()
     >>> net = ovonic.load("fewshot-32bit")
     >>> robot = ovonic.load("robot-q16")
+    >>> ovonic.compare(robot.pair.trainee).report()
 
 Importing this costs nothing: torch, NumPy and the toolchains come in when something that needs them is used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ovonic.models.fewshot_cnn import FewshotCNN
+    from ovonic.models.network import Network
     from ovonic.tasks.robot import Robot
+    from ovonic.validation.comparison import Comparison
 
-__all__ = ["__version__", "load", "weights"]
+__all__ = ["__version__", "compare", "load", "weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -50,6 +54,22 @@ def load(source: str | Path) -> FewshotCNN | Robot:
     net, provenance = resolve_fewshot(source)
     net.provenance = provenance
     return net
+
+
+def compare(network: Network, toolchains: str | Collection[str] = "all", **options: Any) -> Comparison:
+    """Run a network on several toolchains and judge every pair of runs: identical, different or undecidable.
+
+    Args:
+        network: the description, for example ``load("robot-q16").pair.trainee``.
+        toolchains: names, or ``"all"``, which passes over those that are not installed.
+        options: ``inputs``, or ``steps``, ``rate``, ``samples`` and ``seed`` of random ones; ``dtype``; ``lossy``: see
+            ``ovonic.validation.comparison.compare``.
+    Returns: the traces, verdicts and refusals; ``.report()`` is plain data.
+    Raises: ConfigError: an unknown toolchain or a bad input; ToolchainError: a toolchain that was named is missing.
+    """
+    from ovonic.validation.comparison import compare
+
+    return compare(network, toolchains, **options)
 
 
 def weights() -> list[str]:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import ovonic
-from ovonic.commands import doctor, fewshot, reproduce, robot, weights
+from ovonic.commands import compare, convert, doctor, fewshot, reproduce, robot, validate, weights
 from ovonic.models.errors import OvonicError
 
 
@@ -42,6 +42,9 @@ app.command("reproduce")(reproduce.reproduce)
 app.add_typer(fewshot.app, name="fewshot")
 app.add_typer(robot.app, name="robot")
 app.add_typer(weights.app, name="weights")
+app.command("compare")(compare.compare)
+app.add_typer(validate.app, name="validate")
+app.command("convert")(convert.convert)
 app.command("doctor")(doctor.doctor)
 
 

@@ -1,0 +1,229 @@
+"""One small network for each feature of the description, which gives other spikes where that feature is dropped.
+
+Beside the network stands what a toolchain that did not honour the feature would run: the same with the feature left out
+or replaced by its common alternative, or the same on inputs without it. Weights are drawn until
+
+    the spikes (of a read-out, its membrane) differ without the feature,
+    every layer spikes, and
+    no comparison of the run can be turned by rounding (``margins``), but for the rounding of weights to float32,
+
+so that a toolchain either gives exactly these spikes or does not honour the feature.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ovonic.models.dynamics import (
+    Adaptation,
+    Comparison,
+    Dynamics,
+    NoReset,
+    Refractory,
+    ResetToValue,
+    SubtractAdapted,
+    SubtractThreshold,
+    SubtractThresholdOnce,
+    Synapse,
+    When,
+    decay_from_tau,
+)
+from ovonic.models.layers import Pooling, Readout
+from ovonic.models.network import Network
+from ovonic.models.simulation import run
+from ovonic.models.trace import Trace
+from ovonic.validation.dynamics import compare_traces
+from ovonic.validation.feature_makers import (
+    BASE,
+    DECAY,
+    Draw,
+    Inputs,
+    Maker,
+    N,
+    biased,
+    chain,
+    changed,
+    convolution,
+    delays,
+    dynamics,
+    flattened,
+    flipped,
+    float32,
+    graded,
+    moved_groups,
+    pool,
+    read_out,
+    recurrent,
+    resets,
+    several_inputs,
+    space,
+    transposed,
+    two_ways,
+)
+
+__all__ = ["FEATURES", "Feature", "feature"]
+
+DRAWS = 200
+OWN_DECAYS = np.array([decay_from_tau(tau, 1.0) for tau in (4.0, 6.0, 8.0, 10.0, 15.0, 20.0)])
+OWN_THRESHOLDS = np.array([0.75, 0.875, 1.0, 1.125, 1.25, 1.375])
+
+
+@dataclass(frozen=True, eq=False)
+class Feature:
+    """A feature of the description.
+
+    Attributes:
+        group, name: as a reader finds it. network, inputs: with it; inputs [B, T, *shape] by name, in the run's dtype.
+        dropped: the network and the inputs without it.
+    """
+
+    group: str
+    name: str
+    network: Network
+    inputs: Inputs
+    dropped: tuple[Network, Inputs]
+
+
+ADAPTING = BASE.replace(adaptation=Adaptation(DECAY, 0.25))
+SIXTEENTHS = Dynamics(0.5, 1.0)
+TO_VALUE = ResetToValue(-0.25)
+OUT = Readout(DECAY)
+
+MAKERS: Mapping[str, Mapping[str, Maker]] = {
+    "Reset": {
+        "subtract the threshold, next step, after the input": resets(SubtractThreshold(), NoReset()),
+        "subtract the threshold, next step, before the decay": resets(
+            SubtractThreshold(When.NEXT_BEFORE_DECAY), SubtractThreshold()
+        ),
+        "subtract the threshold, same step": resets(SubtractThreshold(When.SAME_STEP), SubtractThreshold()),
+        "subtract the threshold once (snnTorch)": resets(SubtractThresholdOnce(), SubtractThreshold(When.SAME_STEP)),
+        "subtract the adapted threshold, next step, after the input": resets(
+            SubtractAdapted(), SubtractThreshold(), ADAPTING
+        ),
+        "subtract the adapted threshold, next step, before the decay": resets(
+            SubtractAdapted(When.NEXT_BEFORE_DECAY), SubtractAdapted(When.SAME_STEP), ADAPTING
+        ),
+        "subtract the adapted threshold, same step": resets(
+            SubtractAdapted(When.SAME_STEP), SubtractThreshold(When.SAME_STEP), ADAPTING
+        ),
+        "to a value, next step, after the input": resets(TO_VALUE.replace(when=When.NEXT_AFTER_INPUT), TO_VALUE),
+        "to a value, next step, before the decay": resets(
+            TO_VALUE.replace(when=When.NEXT_BEFORE_DECAY), TO_VALUE.replace(when=When.NEXT_AFTER_INPUT)
+        ),
+        "to a value, same step": resets(TO_VALUE, ResetToValue(0.0)),
+        "to 0, same step": resets(ResetToValue(0.0), SubtractThreshold(When.SAME_STEP)),
+        "none": resets(NoReset(), SubtractThreshold()),
+    },
+    "Comparison, where membranes meet their threshold": {
+        ">": dynamics(SIXTEENTHS, SIXTEENTHS.replace(comparison=Comparison.GREATER_EQUAL), sixteenths=True),
+        "> with a reset to a value": dynamics(
+            SIXTEENTHS.replace(reset=ResetToValue(0.0)),
+            SIXTEENTHS.replace(reset=ResetToValue(0.0), comparison=Comparison.GREATER_EQUAL),
+            sixteenths=True,
+        ),
+        ">=": dynamics(SIXTEENTHS.replace(comparison=Comparison.GREATER_EQUAL), SIXTEENTHS, sixteenths=True),
+    },
+    "Refractoriness": {
+        "membrane integrates": changed(refractory=Refractory(3)),
+        "membrane frozen": dynamics(
+            BASE.replace(refractory=Refractory(3, frozen=True)), BASE.replace(refractory=Refractory(3))
+        ),
+        "membrane frozen, reset to a value": dynamics(
+            BASE.replace(refractory=Refractory(3, frozen=True), reset=ResetToValue(0.0)),
+            BASE.replace(refractory=Refractory(3), reset=ResetToValue(0.0)),
+        ),
+        "one silence a neuron": dynamics(
+            BASE.replace(refractory=Refractory(np.arange(N))), BASE.replace(refractory=Refractory(2))
+        ),
+    },
+    "Adaptation": {
+        "a spike counts in full": dynamics(ADAPTING, BASE),
+        "a fresh spike decays": dynamics(
+            BASE.replace(adaptation=Adaptation(DECAY, 0.25, fresh_spike_decays=True)), ADAPTING
+        ),
+    },
+    "Membrane": {
+        "gain 1 - decay": changed(gain=1 - DECAY, threshold=0.125),
+        "another gain": changed(gain=0.5),
+        "rest": changed(rest=0.25),
+        "initial potential": changed(v_init=0.5),
+        "no leak (IF)": changed(decay=1.0),
+        "no memory (threshold alone)": dynamics(Dynamics(0.0, 0.5, reset=NoReset()), Dynamics(0.0, 0.5)),
+        "one decay a neuron": dynamics(BASE.replace(decay=OWN_DECAYS), BASE),
+        "one threshold a neuron": dynamics(BASE.replace(threshold=OWN_THRESHOLDS), BASE),
+    },
+    "Synapse": {
+        "current": changed(synapse=Synapse(0.5)),
+        "current with a gain": dynamics(BASE.replace(synapse=Synapse(0.5, 0.5)), BASE.replace(synapse=Synapse(0.5))),
+    },
+    "Recurrence": {
+        "all to all": transposed,
+        "diagonal masked": recurrent((N, N), {"masked_diagonal": False}, masked_diagonal=True),
+        "one to one": recurrent((N,), None),
+        "delay of 3 steps": recurrent((N, N), {"delay": 1}, delay=3),
+        "one to one, delay of 2 steps": recurrent((N,), {"delay": 1}, delay=2),
+    },
+    "Edges": {
+        "a layer reads another in the same step": chain,
+        "input delayed": delays("x"),
+        "spikes delayed between layers": delays("h"),
+        "two edges into a layer": two_ways,
+        "several inputs": several_inputs,
+        "graded inputs (currents)": graded,
+    },
+    "Layers": {
+        "linear with bias": biased,
+        "convolution, one axis": space(convolution(2, 2, 3, padding=(1,), stride=(2,)), flipped, 2, 8),
+        "convolution, two axes": space(convolution(1, 2, 3, 3, padding=(1,), stride=(2,)), flipped, 1, 5, 5),
+        "convolution with bias": space(
+            convolution(1, 2, 2, 2, bias=True), lambda layer: layer.replace(bias=None), 1, 3, 3
+        ),
+        "convolution in groups": space(convolution(1, 4, 2, 2, groups=2), moved_groups, 2, 3, 3),
+        "convolution, dilated": space(convolution(1, 2, 2, 2, dilation=(2,)), flipped, 1, 4, 4),
+        "mean over windows": pool(Pooling.MEAN, Pooling.MAX, 2, 2),
+        "sum over windows": pool(Pooling.SUM, Pooling.MEAN, 2, 2),
+        "maximum over windows": pool(Pooling.MAX, Pooling.SUM, 2, 2),
+        "pooling over one axis": pool(Pooling.SUM, Pooling.MAX, 2),
+        "flatten": flattened,
+    },
+    "Read-out": {
+        "leaky": read_out(OUT, OUT.replace(decay=0.0)),
+        "with gain and rest": read_out(OUT.replace(gain=0.5, rest=0.25, v_init=0.25), OUT),
+        "initial potential": read_out(OUT.replace(v_init=0.5), OUT),
+        "with a synapse": read_out(OUT.replace(synapse=Synapse(0.5)), OUT),
+    },
+    "Floats": {"float32": float32},
+}
+
+FEATURES = tuple((group, name) for group, makers in MAKERS.items() for name in makers)
+"""Group and name of every feature."""
+
+
+@functools.cache
+def feature(group: str, name: str) -> Feature:
+    """The feature of that name, with weights that show it.
+
+    Raises: RuntimeError: no draw shows it.
+    """
+    for seed in range(DRAWS):
+        network, inputs, other, others = MAKERS[group][name](Draw(seed))
+        ours, dropped = run(network, inputs), run(other, others)
+        if not _differ(ours, dropped):
+            continue
+        verdict = compare_traces(ours, ours, network)
+        rounds = next(iter(inputs.values())).dtype == torch.float32
+        if (verdict.certified or rounds) and not verdict.silent:
+            return Feature(group, name, network, inputs, (other, others))
+    raise RuntimeError(f"{group}, {name}: none of {DRAWS} draws shows it")
+
+
+def _differ(a: Trace, b: Trace) -> bool:
+    """Other spikes; of a network with read-outs, other read-outs by more than any rounding."""
+    if a.readouts:
+        return any(bool(((a.readouts[n] - b.readouts[n]).abs() > 1e-3).any()) for n in a.readouts)
+    return any(not torch.equal(a[n].spikes.double(), b[n].spikes.double()) for n in a.layers)
