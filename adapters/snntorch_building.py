@@ -20,27 +20,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ovonic.adapters.snntorch_cells import MECHANISMS, Cell, Hollow, Spike, is_bare, load, meaning, states_of, step
+from ovonic.adapters.snntorch_cells import MECHANISMS, Cell, Spike, is_bare, load, meaning, states_of, step
+from ovonic.adapters.torch_layers import Hollow, build_layer
 from ovonic.models.dynamics import Refractory
-from ovonic.models.errors import ConfigError, UnsupportedDynamics
-from ovonic.models.layers import Conv, Flatten, Input, Layer, Linear, Pool, Pooling, Readout, Recurrence, Spiking
+from ovonic.models.errors import ConfigError
+from ovonic.models.layers import Input, Layer, Readout, Recurrence, Spiking
 from ovonic.models.lif import LIFState
 from ovonic.models.network import Edge, Network
 
-__all__ = ["SpikingModule", "State", "SumPool1d", "build"]
-
-
-class SumPool1d(nn.AvgPool1d):
-    """The sum over windows, which torch has in two dimensions only."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pool: Any = self
-        window, stride, padding = (1, *pool.kernel_size), (1, *pool.stride), (0, *pool.padding)
-        return F.avg_pool2d(x.unsqueeze(-2), window, stride, padding, divisor_override=1).squeeze(-2)
+__all__ = ["SpikingModule", "State", "build", "cell", "integrator"]
 
 
 class State(NamedTuple):
@@ -143,46 +134,8 @@ def _module(layer: Layer, snn: Any, number: Callable[[Any], Tensor], surrogate: 
     if isinstance(layer, Spiking):
         return _spiking(layer, snn, number, surrogate)
     if isinstance(layer, Readout):
-        values = dict(layer.items())
-        neuron = _neuron(snn, number, Spike(surrogate), values | {"threshold": np.inf}, None, "none", True)
-        return neuron if is_bare(values) else Cell(neuron, number, values)
-    if isinstance(layer, Flatten):
-        return nn.Flatten()
-    if isinstance(layer, Pool):
-        return _pool(layer)
-    if isinstance(layer, Linear):
-        n_in, n_out = layer.weight.shape
-        made: Any = nn.Linear(n_in, n_out, layer.bias is not None)
-    elif isinstance(layer, Conv):
-        channels, out, *window = layer.weight.shape
-        conv: Any = nn.Conv1d if len(window) == 1 else nn.Conv2d
-        made = conv(
-            channels * layer.groups,
-            out,
-            tuple(window),
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            layer.bias is not None,
-        )
-    else:
-        raise UnsupportedDynamics(f"{type(layer).__name__}: no module for it is known")
-    made.weight = nn.Parameter(number(np.swapaxes(layer.weight, 0, 1)))
-    if layer.bias is not None:
-        made.bias = nn.Parameter(number(layer.bias))
-    return made
-
-
-def _pool(layer: Pool) -> nn.Module:
-    line = len(layer.window) == 1
-    kinds: dict[Pooling, Any] = {
-        Pooling.MAX: nn.MaxPool1d if line else nn.MaxPool2d,
-        Pooling.MEAN: nn.AvgPool1d if line else nn.AvgPool2d,
-        Pooling.SUM: SumPool1d if line else functools.partial(nn.AvgPool2d, divisor_override=1),
-    }
-    made: nn.Module = kinds[layer.how](layer.window, layer.stride, layer.padding)
-    return made
+        return integrator(layer, number, surrogate)
+    return build_layer(layer, number)
 
 
 def _spiking(layer: Spiking, snn: Any, number: Callable[[Any], Tensor], surrogate: Any) -> Any:
@@ -194,8 +147,21 @@ def _spiking(layer: Spiking, snn: Any, number: Callable[[Any], Tensor], surrogat
     bare = is_bare(values) and d.refractory == Refractory() and d.adaptation is None
     if bare and own and (recurrence is None or recurrence.delay == 1):
         return _neuron(snn, number, spike_grad, values, recurrence, *own[0])
-    neuron = _neuron(snn, number, spike_grad, values, recurrence, "none", True)
+    return cell(layer, number, surrogate)
+
+
+def cell(layer: Spiking, number: Callable[[Any], Tensor], surrogate: Callable[[Tensor], Tensor]) -> Cell:
+    """Any spiking layer as a ``Cell``; number: makes tensors of constants and weights."""
+    values, recurrence = dict(layer.dynamics.items()), layer.recurrence
+    neuron = _neuron(load(), number, Spike(surrogate, layer.dynamics.comparison), values, recurrence, "none", True)
     return Cell(neuron, number, values, 1 if recurrence is None else recurrence.delay)
+
+
+def integrator(layer: Readout, number: Callable[[Any], Tensor], surrogate: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A leaky read-out: a neuron, or a ``Cell``, that never spikes."""
+    values = dict(layer.items())
+    neuron: nn.Module = _neuron(load(), number, Spike(surrogate), values | {"threshold": np.inf}, None, "none", True)
+    return neuron if is_bare(values) else Cell(neuron, number, values)
 
 
 def _neuron(

@@ -1,8 +1,8 @@
 """snnTorch's neurons, and ``Cell``: one of them with what it does not do itself around it.
 
 A neuron leaks, adds the recurrent spikes and compares; that is always snnTorch's code. Its own reset is one of
-``meaning``; every other option of ``models.dynamics`` is a ``Cell``'s. Gradients do not pass a reset, as in snnTorch.
-Reference: snnTorch 1.0.0.
+``meaning``; every other option of ``models.dynamics`` is a ``Cell``'s. Gradients do not pass a reset, as in snnTorch,
+unless a ``Cell`` is told other ``paths``. Reference: snnTorch 1.0.0.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ovonic.models.dynamics import (
     When,
 )
 from ovonic.models.errors import ToolchainError
-from ovonic.models.lif import LIFState, masked
+from ovonic.models.lif import LIFState, Paths
 
-__all__ = ["MECHANISMS", "STATES", "Cell", "Gain", "Hollow", "Spike", "is_bare", "load", "meaning", "states_of", "step"]
+__all__ = ["MECHANISMS", "STATES", "Cell", "Gain", "Spike", "is_bare", "load", "meaning", "states_of", "step"]
 
 STATES = {
     "Leaky": ("mem",),
@@ -117,13 +117,6 @@ class Spike:
         return sloped - sloped.detach() + spikes
 
 
-class Hollow(nn.Module):
-    """Parametrization of recurrent weights: the diagonal has no effect."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return masked(weight)
-
-
 class Gain(nn.Module):
     """The gains of a membrane and its synapse; as a parametrization of recurrent weights, [out, in], it scales them."""
 
@@ -147,7 +140,8 @@ class Cell(nn.Module):
     The equations are those of ``models.dynamics``; what is absent (None) has no buffer. Numbers are buffers, so that
     they follow ``.to``; the neuron's own beta, alpha, threshold, recurrent weights and ``spike_grad`` are read where
     they stand. What ``subtracts_input`` takes a late reset from what arrives, which is the same without a synapse; what
-    ``fires_itself`` needs no second comparison after the neuron's own.
+    ``fires_itself`` needs no second comparison after the neuron's own. ``paths``: where gradient flows back from a
+    spike.
     """
 
     def __init__(
@@ -159,6 +153,7 @@ class Cell(nn.Module):
     ) -> None:
         super().__init__()
         self.neuron, self.delay = neuron, delay
+        self.paths = Paths(reset=False)
         reset: Reset = dynamics.get("reset", NoReset())
         refractory: Refractory = dynamics.get("refractory", Refractory())
         adaptation: Adaptation | None = dynamics.get("adaptation")
@@ -190,18 +185,23 @@ class Cell(nn.Module):
     def forward(self, x: Tensor, state: LIFState) -> tuple[Tensor, LIFState]:
         """One step: what arrives [B, *neurons] -> spikes and state; its ``v`` is the membrane before the reset."""
         c: Any = self
-        z, start, drive = state.past[0].detach(), state.v, x if c.gain is None else c.gain.total * x
+        fed, z, start = state.past[-1], state.past[0], state.v
+        drive = x if c.gain is None else c.gain.total * x
         b, level, due = self._adapted(state)
+        if not self.paths.recurrent:
+            fed = fed.detach()
+        if not self.paths.reset:
+            z = z.detach()
         if self.subtracts_input:
             drive = drive - z * due
         elif not self.late:
             start = self._reset(start, z, due)
-        spikes, i, v = _advance(c.neuron, drive, state.past[-1], state.i, start)
+        spikes, i, v = _advance(c.neuron, drive, fed, state.i, start)
         if c.rest is not None:
             v = v + (1 - c.neuron.beta.clamp(0, 1)) * c.rest
         if self.late and not self.subtracts_input:
             v = self._reset(v, z, due)
-        r = None if state.r is None else torch.maximum(state.r - 1, z * c.silent_steps)
+        r = None if state.r is None else torch.maximum(state.r - 1, z.detach() * c.silent_steps)
         if self.frozen and r is not None:
             v = torch.where(r > 0, self._reset(start, z, due) if self.late else start, v)
         if self.reset is SubtractThresholdOnce:
@@ -229,13 +229,14 @@ class Cell(nn.Module):
         c: Any = self
         if state.b is None:
             return None, None, c.neuron.threshold
-        z = state.past[0]
+        z = state.past[0] if self.paths.adaptation else state.past[0].detach()
         b = c.adaptation_decay * (state.b + z) if self.fresh_spike_decays else c.adaptation_decay * state.b + z
-        level = c.adaptation_beta * b
+        height = c.adaptation_beta * b
+        level = height if self.paths.threshold else height.detach()
         if self.reset is not SubtractAdapted:
             return b, level, c.neuron.threshold
-        spent = c.adaptation_beta * state.b if self.when is When.SAME_STEP else level
-        return b, level, c.neuron.threshold + spent
+        spent = c.adaptation_beta * state.b if self.when is When.SAME_STEP else height
+        return b, level, c.neuron.threshold + (spent if self.paths.reset else spent.detach())
 
     def _reset(self, v: Tensor, z: Tensor, due: Tensor) -> Tensor:
         if self.reset is NoReset:
