@@ -97,17 +97,19 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor]) -> Trace:
 
 
 def _spikes(cell: Cell, currents: Tensor) -> LayerTrace:
+    cell.freeze()
     states: list[Any] = []
     for current in currents.unbind(1):
-        states.append(cell(current, states[-1] if states else None)[1])
+        states.append(cell.forward(current, states[-1] if states else None)[1])
     columns = [[s.past[0] for s in states], [s.v for s in states], [s.r for s in states], [s.b for s in states]]
     return LayerTrace(*(torch.stack(column, 1) for column in columns[:2]), *(_stacked(c) for c in columns[2:]))
 
 
 def _membrane(integrator: Integrator, currents: Tensor) -> Tensor:
+    integrator.freeze()
     potentials, state = list[Tensor](), None
     for current in currents.unbind(1):
-        v, state = integrator(current, state)
+        v, state = integrator.forward(current, state)
         potentials.append(v)
     return torch.stack(potentials, 1)
 

@@ -116,7 +116,7 @@ class SpikingModule(nn.Module):
 
 
 def build(network: Network, method: str, alpha: float, dtype: torch.dtype, stock: bool = True) -> SpikingModule:
-    """``adapters.norse.to_norse``; it leaves torch's generator as it was.
+    """``adapters.norse.to_norse``; nothing is drawn at random.
 
     Args:
         stock: take Norse's own modules where they say a layer exactly; otherwise cells everywhere.
@@ -126,16 +126,15 @@ def build(network: Network, method: str, alpha: float, dtype: torch.dtype, stock
         raise ConfigError(f"method {method!r}: choose one of {', '.join(map(repr, METHODS))}")
     number = functools.partial(torch.tensor, dtype=dtype)
     modules: dict[str, nn.Module] = {}
-    with torch.random.fork_rng(devices=[]):
-        for name, layer in network.layers.items():
-            if isinstance(layer, (Spiking, Readout)):
-                seconds = network.dt_ms / 1000
-                own = _own(layer, network.shapes[name], seconds, method, alpha, dtype) if stock else None
-                modules[name] = own or _cell(layer, number, method, alpha)
-            elif not isinstance(layer, Input):
-                modules[name] = build_layer(layer, number)
-        inputs = {name: network.shapes[name] for name in network.inputs}
-        return SpikingModule(inputs, modules, network.edges, network.dt_ms).to(dtype)
+    for name, layer in network.layers.items():
+        if isinstance(layer, (Spiking, Readout)):
+            seconds = network.dt_ms / 1000
+            own = _own(layer, network.shapes[name], seconds, method, alpha, dtype) if stock else None
+            modules[name] = own or _cell(layer, number, method, alpha)
+        elif not isinstance(layer, Input):
+            modules[name] = build_layer(layer, number)
+    inputs = {name: network.shapes[name] for name in network.inputs}
+    return SpikingModule(inputs, modules, network.edges, network.dt_ms)
 
 
 def _cell(layer: Spiking | Readout, number: Callable[[Any], Tensor], method: str, alpha: float) -> nn.Module:

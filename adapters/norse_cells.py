@@ -71,24 +71,22 @@ def load() -> SimpleNamespace:
 class _Leaky(nn.Module):
     """What spiking neurons and read-outs share: membrane and synaptic current.
 
-    Numbers are buffers, so that they follow ``.to`` and travel in a ``state_dict``; None is absent. A decay is kept as
-    the leak that Norse takes, 1 - decay, where it comes back from there to the last bit, and else as it is.
-
-    Attributes:
-        own_scale: the gain is the leak, as Norse has it.
-        synaptic: there is a synaptic current.
+    Numbers are buffers, so that they follow ``.to`` and travel in a ``state_dict``; None is absent. Where the gain is
+    1 - decay, Norse's own scale, ``leak`` holds that gain; elsewhere ``decay`` and ``gain`` are apart.
     """
 
     def __init__(self, values: Any, number: Callable[[Any], Tensor]) -> None:
         super().__init__()
+        self.leaks: dict[str, Tensor] = {}
         synapse: Synapse | None = values.synapse
-        self.synaptic, self.own_scale = synapse is not None, _same(1.0 - values.gain, values.decay)
-        self._keep("", values.decay, number, values.gain if self.own_scale else 1.0 - values.decay)
-        self._keep("synapse_", None if synapse is None else synapse.decay, number)
+        own = _same(1.0 - values.gain, values.decay)
         for name, value in {
-            "gain": None if self.own_scale or _same(values.gain, 1.0) else values.gain,
+            "leak": values.gain if own else None,
+            "decay": None if own else values.decay,
+            "gain": None if own or _same(values.gain, 1.0) else values.gain,
             "rest": None if _same(values.rest, 0.0) else values.rest,
             "v_init": None if _same(values.v_init, 0.0) else values.v_init,
+            "synapse_decay": None if synapse is None else synapse.decay,
             "synapse_gain": None if synapse is None or _same(synapse.gain, 1.0) else synapse.gain,
         }.items():
             self.register_buffer(name, None if value is None else number(value))
@@ -97,34 +95,33 @@ class _Leaky(nn.Module):
     def current(self, i: Tensor, x: Tensor) -> Tensor:
         """The synaptic current of this step: decay i + gain x."""
         c: Any = self
-        kept = self._leaked(i, c.zero, self._leak("synapse_"), c.zero)
+        kept = self._leaked(i, c.zero, self._leak("synapse_decay"), c.zero)
         return kept + (x if c.synapse_gain is None else c.synapse_gain * x)
 
     def membrane(self, v: Tensor, u: Tensor) -> Tensor:
         """rest + decay (v - rest) + gain u."""
         c: Any = self
         rest = c.zero if c.rest is None else c.rest
-        if c.own_scale:
+        if c.leak is not None:
             return self._leaked(v, u, c.leak, rest)
-        kept = self._leaked(v, c.zero, self._leak(), rest)
+        kept = self._leaked(v, c.zero, self._leak("decay"), rest)
         return kept + (u if c.gain is None else c.gain * u)
 
     def start(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """Membrane and current before the first step."""
         c: Any = self
         zero = torch.zeros_like(like)
-        return zero if c.v_init is None else zero + c.v_init, zero if c.synaptic else None
+        return zero if c.v_init is None else zero + c.v_init, None if c.synapse_decay is None else zero
 
-    def _keep(self, part: str, decay: Any, number: Callable[[Any], Tensor], leak: Any = None) -> None:
-        """Buffers of a decay; ``leak``: the one that is meant, where several round to it."""
-        leak = leak if decay is None or leak is not None else 1.0 - decay
-        told = decay is not None and _same(1.0 - leak, decay)
-        self.register_buffer(f"{part}leak", number(leak) if told else None)
-        self.register_buffer(f"{part}decay", None if told or decay is None else number(decay))
+    def freeze(self) -> None:
+        """From now on look numbers up at once and compute 1 - decay no more: for a run in which nothing changes."""
+        numbers = {name: value for name, value in self._buffers.items() if value is not None}
+        self.leaks = {name: 1 - value for name, value in numbers.items() if name.endswith("decay")}
+        vars(self).update(self._buffers)
 
-    def _leak(self, part: str = "") -> Tensor:
-        leak: Tensor | None = getattr(self, f"{part}leak")
-        return 1 - getattr(self, f"{part}decay") if leak is None else leak
+    def _leak(self, decay: str) -> Tensor:
+        leak: Tensor = self.leaks[decay] if decay in self.leaks else 1 - getattr(self, decay)
+        return leak
 
     @staticmethod
     def _leaked(v: Tensor, x: Tensor, leak: Tensor, rest: Tensor) -> Tensor:
@@ -176,8 +173,9 @@ class Cell(_Leaky):
         self.register_buffer("v_reset", number(d.reset.v_reset) if isinstance(d.reset, ResetToValue) else None)
         steps = d.refractory.silent_steps
         self.register_buffer("silent_steps", torch.tensor(steps, dtype=torch.int16) if np.any(steps) else None)
-        self._keep("adaptation_", None if d.adaptation is None else d.adaptation.decay, number)
-        self.register_buffer("adaptation_beta", None if d.adaptation is None else number(d.adaptation.beta))
+        for part in ("decay", "beta"):
+            value = None if d.adaptation is None else number(getattr(d.adaptation, part))
+            self.register_buffer(f"adaptation_{part}", value)
         self.delay, self.recurrent_weights = 1, None
         if recurrence is not None:
             self.delay, self.recurrent_weights = recurrence.delay, nn.Parameter(number(recurrence.weight.T))
@@ -229,7 +227,7 @@ class Cell(_Leaky):
     def _adaptation(self, b: Tensor, z: Tensor) -> Tensor:
         c: Any = self
         raised = b + z if c.fresh_spike_decays else b
-        b = self._leaked(raised, c.zero, self._leak("adaptation_"), c.zero)
+        b = self._leaked(raised, c.zero, self._leak("adaptation_decay"), c.zero)
         return b if c.fresh_spike_decays else b + z
 
     def _spikes(self, v: Tensor, level: Tensor, method: str) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ovonic.adapters.norse_cells import Cell, Integrator, load
-from ovonic.adapters.torch_layers import HOOKED, as_array, per_neuron, refuse_layer
+from ovonic.adapters.torch_layers import as_array, per_neuron, refuse_hooks, refuse_layer
 from ovonic.models.dynamics import (
     Adaptation,
     Dynamics,
@@ -42,7 +42,7 @@ from ovonic.models.dynamics import (
 )
 from ovonic.models.layers import Layer, Linear, Readout, Recurrence, Spiking
 
-__all__ = ["FOREIGN", "METHODS", "Part", "is_neuron", "is_timed", "read_neuron"]
+__all__ = ["METHODS", "REMEDY", "Part", "is_neuron", "is_timed", "read_neuron", "refuse_foreign"]
 
 Shape = tuple[int, ...]
 METHODS = ("heaviside", "super", "triangle", "tanh", "circ", "heavi_erfc")
@@ -61,6 +61,13 @@ FOREIGN = {
 """Modules of Norse that no network says, by the beginning of their name without underscores: why."""
 
 REMEDY = "networks are of LIFBoxCell, LIFCell, LIFRefracCell, LSNNCell, IAFCell, LICell and their kin"
+
+
+def refuse_foreign(name: str, kind: str) -> None:
+    """Refuse a module or a step function of Norse by its name, if no network says what it does."""
+    for start, why in FOREIGN.items():
+        if kind.replace("_", "").lower().startswith(start):
+            refuse_layer(name, f"{kind}: {why}", REMEDY)
 
 
 class Part(NamedTuple):
@@ -90,8 +97,7 @@ def read_neuron(name: str, part: nn.Module, shape: Shape) -> list[Part]:
 
     Raises: UnsupportedDynamics: it does what no network says, or cannot run; ConfigError: numbers that make no layer.
     """
-    if part._forward_hooks or part._forward_pre_hooks:
-        refuse_layer(name, HOOKED[0], "remove them (SequentialState.remove_forward_state_hooks)")
+    refuse_hooks(name, part)
     if isinstance(part, Cell):
         return [Part("", _read_cell(part, shape))]
     if isinstance(part, Integrator):
@@ -127,6 +133,7 @@ class _Reader:
         part, t = self.part, load().torch
         bases = t.module.snn
         own = (bases.SNNCell, bases.SNNRecurrentCell, bases.SNN, bases.SNNRecurrent, t.LILinearCell)
+        refuse_foreign(self.name, type(part).__name__)
         if type(part).forward not in [base.forward for base in own] or "forward" in vars(part):
             self._refuse("its forward is not Norse's", "what it does is not read")
         if isinstance(part, t.LILinearCell):
@@ -136,9 +143,7 @@ class _Reader:
             if step in steps:
                 return kind
         label = getattr(step, "__name__", str(step))
-        for start, why in FOREIGN.items():
-            if label.replace("_", "").startswith(start):
-                self._refuse(f"{type(part).__name__}: {why}", REMEDY)
+        refuse_foreign(self.name, label)
         if label.endswith("adjoint_step"):
             self._refuse("method 'adjoint': Norse 1.1 raises when it runs", f"one of {', '.join(METHODS)}")
         self._refuse(f"{type(part).__name__} steps by {label}, which is not known", REMEDY)

@@ -18,6 +18,7 @@ stand side by side: the latter would take time for the batch; within a ``Lift`` 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ovonic.adapters.norse_building import SpikingModule
-from ovonic.adapters.norse_neurons import FOREIGN, REMEDY, Part, is_neuron, is_timed, read_neuron
-from ovonic.adapters.torch_layers import HOOKED, READERS, as_array, read_layer, refuse_layer
+from ovonic.adapters.norse_neurons import REMEDY, Part, is_neuron, is_timed, read_neuron, refuse_foreign
+from ovonic.adapters.torch_layers import READERS, as_array, read_layer, refuse_hooks, refuse_layer
 from ovonic.models.errors import ConfigError
 from ovonic.models.layers import Conv, Flatten, Input, Layer
 from ovonic.models.network import Edge, Network
@@ -116,8 +117,7 @@ def _chain(module: nn.Module) -> list[Leaf]:
 
 def _leaves(path: str, module: nn.Module, lifted: bool) -> Iterator[Leaf]:
     kind, where = parametrize.type_before_parametrizations(module), path or type(module).__name__.lower()
-    if module._forward_hooks or module._forward_pre_hooks:
-        refuse_layer(where, *HOOKED)
+    refuse_hooks(where, module)
     if is_neuron(module) or kind in READERS or isinstance(module, SKIPPED) or _is_norses(module, "LConv2d"):
         yield Leaf(where, module, lifted)
         return
@@ -140,9 +140,7 @@ def _leaves(path: str, module: nn.Module, lifted: bool) -> Iterator[Leaf]:
 
 def _check_own(where: str, module: nn.Module, kind: type) -> None:
     """Refuse what is neither known nor a class of one's own that only holds children."""
-    for start, why in FOREIGN.items():
-        if kind.__name__.lower().startswith(start):
-            refuse_layer(where, f"{kind.__name__}: {why}", REMEDY)
+    refuse_foreign(where, kind.__name__)
     known = [base for base in READERS if isinstance(module, base)]
     if known:
         refuse_layer(where, f"{kind.__name__} is a subclass of {known[0].__name__} and may do otherwise")
@@ -161,7 +159,7 @@ def _check_states(where: str, module: nn.Module, passes_states: bool) -> None:
     takes it for its own.
     """
     children = [child for child in module._modules.values() if child is not None]
-    for child, after in zip(children, [*children[1:], None], strict=True):
+    for child, after in itertools.zip_longest(children, children[1:]):
         loses = _returns_state(child) and not (passes_states and _takes_state(child))
         if loses and not _is_looped(child):
             refuse_layer(where, f"nn.Sequential loses the state of {_named(child)} after a step", "SequentialState")

@@ -27,7 +27,6 @@ from ovonic.models.layers import Conv, Flatten, Layer, Linear, Pool, Pooling
 from ovonic.models.lif import masked
 
 __all__ = [
-    "HOOKED",
     "READERS",
     "Hollow",
     "SumPool1d",
@@ -35,12 +34,13 @@ __all__ = [
     "build_layer",
     "per_neuron",
     "read_layer",
+    "refuse_hooks",
     "refuse_layer",
 ]
 
 Shape = tuple[int, ...]
 Array = NDArray[np.float64]
-HOOKED = "has forward hooks, whose effect is not read", "remove them (prune.remove, remove_weight_norm)"
+HOOKED = "has forward hooks, whose effect is not read", "remove them (prune.remove, remove_forward_state_hooks)"
 
 
 class SumPool1d(nn.AvgPool1d):
@@ -60,7 +60,7 @@ class Hollow(nn.Module):
 
 
 def build_layer(layer: Layer, number: Callable[[Any], Tensor]) -> nn.Module:
-    """The module of a layer without state; ``number`` makes its tensors. Draws from torch's generator.
+    """The module of a layer without state; ``number`` makes its tensors. Nothing is drawn at random.
 
     Raises: UnsupportedDynamics: there is none.
     """
@@ -70,12 +70,13 @@ def build_layer(layer: Layer, number: Callable[[Any], Tensor]) -> nn.Module:
         return _build_pool(layer)
     if isinstance(layer, Linear):
         n_in, n_out = layer.weight.shape
-        made: Any = nn.Linear(n_in, n_out, layer.bias is not None)
+        made: Any = nn.Linear(n_in, n_out, layer.bias is not None, device="meta")
     elif isinstance(layer, Conv):
         channels, out, *window = layer.weight.shape
         conv: Any = nn.Conv1d if len(window) == 1 else nn.Conv2d
         shape = channels * layer.groups, out, tuple(window)
-        made = conv(*shape, layer.stride, layer.padding, layer.dilation, layer.groups, layer.bias is not None)
+        rest = layer.stride, layer.padding, layer.dilation, layer.groups, layer.bias is not None
+        made = conv(*shape, *rest, device="meta")
     else:
         raise UnsupportedDynamics(f"{type(layer).__name__}: no module for it is known")
     made.weight = nn.Parameter(number(np.swapaxes(layer.weight, 0, 1)))
@@ -90,8 +91,7 @@ def read_layer(name: str, part: nn.Module) -> Layer:
 
     Raises: UnsupportedDynamics: options that no layer has.
     """
-    if part._forward_hooks or part._forward_pre_hooks:
-        refuse_layer(name, *HOOKED)
+    refuse_hooks(name, part)
     return READERS[parametrize.type_before_parametrizations(part)](name, part)
 
 
@@ -122,6 +122,14 @@ def refuse_layer(name: str, feature: str, remedy: str = "") -> NoReturn:
     raise UnsupportedDynamics(f"layer {name!r}: {feature}" + (f"; {remedy}" if remedy else ""))
 
 
+def refuse_hooks(name: str, part: nn.Module) -> None:
+    """Refuse a module that hooks act on; those of a lazy module are gone when it has run."""
+    if any(isinstance(weight, nn.parameter.UninitializedParameter) for weight in part._parameters.values()):
+        refuse_layer(name, "its weights are not initialised", "run it once")
+    if part._forward_hooks or part._forward_pre_hooks:
+        refuse_layer(name, *HOOKED)
+
+
 def _build_pool(layer: Pool) -> nn.Module:
     line = len(layer.window) == 1
     kinds: dict[Pooling, Any] = {
@@ -134,8 +142,6 @@ def _build_pool(layer: Pool) -> nn.Module:
 
 
 def _linear(name: str, part: Any) -> Layer:
-    if isinstance(part.weight, nn.parameter.UninitializedParameter):
-        refuse_layer(name, "its weights are not initialised", "run it once")
     return Linear(as_array(part.weight).T, None if part.bias is None else as_array(part.bias))
 
 
