@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +122,9 @@ def compare(
         start = time.perf_counter()
         try:
             there, lost = (network, ()) if name in (REFERENCE, ENGINE) else _fitted(name, network, lossy)
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.simplefilter("ignore", FutureWarning)
                 start = time.perf_counter()
                 traces[name] = (run if name == REFERENCE else runner(name))(there, x)
             seconds[name] = time.perf_counter() - start
@@ -129,6 +132,10 @@ def compare(
                 losses[name] = lost
         except UnsupportedDynamics as error:
             refused[name] = tuple(map(str, adapter(name).unsupported(network))) or (str(error),)
+        except ConfigError as error:
+            if name == REFERENCE:
+                raise
+            refused[name] = (str(error),)
         except (ToolchainError, ModuleNotFoundError) as error:
             if toolchains != "all":
                 raise

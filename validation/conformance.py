@@ -5,16 +5,16 @@ What must never happen is a silent divergence: a network that a toolchain says i
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from ovonic.adapters.toolchains import adapter
 from ovonic.models.engine import run_fast
-from ovonic.models.errors import OvonicError, ToolchainError, UnsupportedDynamics
+from ovonic.models.errors import ConfigError, OvonicError, ToolchainError, UnsupportedDynamics
 from ovonic.models.network import Network
 from ovonic.models.simulation import run
 from ovonic.models.trace import Trace
@@ -22,6 +22,9 @@ from ovonic.validation.dynamics import Judgement, compare_traces
 from ovonic.validation.random_networks import ACTIVE, active_share, random_network
 
 __all__ = ["ENGINE", "Conformance", "conformance", "runner"]
+
+REFUSED = re.compile(r"layer '[^']*', ([\w.]+)")
+"""The features in the text of a refusal."""
 
 ENGINE = "engine"
 """The name of our own fast engine among the toolchains."""
@@ -96,7 +99,10 @@ def conformance(
             theirs = run_there(case.network, x)
         except UnsupportedDynamics as error:
             indices["refused"].append(index)
-            refused.update(_refused_features(toolchain, case.network) or [str(error)])
+            refused.update(set(REFUSED.findall(str(error))) or [str(error)])
+        except ConfigError as error:
+            indices["refused"].append(index)
+            refused[str(error)] += 1
         except ToolchainError:
             raise
         except (OvonicError, ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
@@ -129,8 +135,3 @@ def _outcome(ours: Trace, theirs: Trace, network: Network) -> str:
     if not found.agree:
         return "deviating"
     return "exact" if found.verdict is Judgement.IDENTICAL else "undecidable"
-
-
-def _refused_features(toolchain: str, network: Network) -> set[str]:
-    listed: list[Any] = adapter(toolchain).unsupported(network) if toolchain != ENGINE else []
-    return {entry.feature.split(" ")[0] for entry in listed}

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from ovonic.validation.comparison import REFERENCE, Comparison, Pair
@@ -57,10 +57,9 @@ def verdict_matrix(comparison: Comparison, *, setting: str = "") -> Figure:
         v = pair.verdict
         row, column = names.index(v.b), names.index(v.a)
         cells[row, column] = levels.index(v.verdict)
-        certified = " (certified)" if v.certified and v.identical else ""
-        jaccard = "no spikes" if v.jaccard is None else f"Jaccard {v.jaccard:.3g}"
-        text = f"{v.verdict}{certified}\n{jaccard}, max |dv| {v.max_dv:.1g}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7)
+        certified = ", certified" if v.certified and v.identical else ""
+        text = f"{v.verdict}{certified}\n{_jaccard(pair)}\nmax |dv| {v.max_dv:.1g}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=6.5)
     colours = ListedColormap(list(COLOURS.values()))
     axes.imshow(cells[1:, :-1], cmap=colours, vmin=-0.5, vmax=2.5, aspect="auto", extent=_cells(len(names)))
     axes.set_xticks(range(len(names) - 1), names[:-1])
@@ -161,7 +160,7 @@ def _overlay(axes: Axes, comparison: Comparison, pair: Pair) -> str:
     groups = (
         (a * b, "both", MUTED, "|"),
         (a * (1 - b), f"{v.a} alone", SOFTWARE, "|"),
-        ((1 - a) * b, f"{v.b} alone", HARDWARE, "|"),
+        ((1 - a) * b, "the other alone", HARDWARE, "|"),
     )
     for spikes, label, colour, marker in groups:
         step, neuron = np.nonzero(spikes)
@@ -173,9 +172,13 @@ def _overlay(axes: Axes, comparison: Comparison, pair: Pair) -> str:
     axes.set_ylim(-0.5, a.shape[1] - 0.5)
     axes.set(ylabel="neuron")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    jaccard = "no spikes" if v.jaccard is None else f"Jaccard {v.jaccard:.3g}"
-    axes.set_title(f"{v.a} and {v.b}: {v.verdict}, {jaccard}")
-    return f"{v.a} and {v.b} {jaccard}"
+    axes.set_title(f"{v.a} and {v.b}: {v.verdict}, {_jaccard(pair)}")
+    return f"{v.a} and {v.b} {_jaccard(pair)}"
+
+
+def _jaccard(pair: Pair) -> str:
+    index = pair.verdict.jaccard
+    return "no spikes" if index is None else f"Jaccard {index:.3g}"
 
 
 def _membranes(row: NDArray[Any], comparison: Comparison, pair: Pair, bounds: dict[str, Margins]) -> str:
@@ -196,9 +199,9 @@ def _membranes(row: NDArray[Any], comparison: Comparison, pair: Pair, bounds: di
         left.plot(time[spikes], membrane[spikes], marker, color=colour, ms=4)
     left.axvline(dt_ms * step, color="black", ls=":", lw=1)
     number = neuron[0] if len(neuron) == 1 else neuron
-    left.set_title(f"{v.a} and {v.b}: layer {layer}, neuron {number}")
+    left.set_title(f"{v.a}, {v.b}: {layer}, neuron {number}")
     left.set_ylabel("membrane")
-    left.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.08), ncols=3, borderaxespad=0.2)
+    left.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.1), ncols=3, borderaxespad=0.2)
     gap = np.abs(traces[0] - traces[1])
     floor = max(1e-18, float(gap[gap > 0].min(initial=1e-16)) / 10)
     until = time <= dt_ms * step
@@ -206,5 +209,6 @@ def _membranes(row: NDArray[Any], comparison: Comparison, pair: Pair, bounds: di
     right.plot(time[until], np.maximum(bounds[layer].membrane_bound[index][until], floor), color="black", lw=1)
     right.axvline(dt_ms * step, color="black", ls=":", lw=1)
     right.set(yscale="log", ylabel="|difference|")
-    right.set_title("Difference, and rounding's bound")
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
+    right.set_title("Difference")
     return f"{v.a} and {v.b}, layer {layer}, neuron {number}, step {step}"

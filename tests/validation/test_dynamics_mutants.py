@@ -110,9 +110,9 @@ def test_float_width() -> None:
 
 
 def test_two_causes_at_once() -> None:
-    other = _network(LIF.replace(reset=ResetToValue(0.0), gain=1 - DECAY))
+    other = _network(LIF.replace(reset=ResetToValue(0.0)), Recurrence(W_REC, 2, masked_diagonal=True))
     explanations = diagnose(ORIGINAL, _run(other, X[:1, :80]), budget_s=120)
-    assert {"reset kind", "input scale"} in [set(e.causes) for e in explanations]
+    assert {"reset kind", "delay"} in [set(e.causes) for e in explanations]
 
 
 def test_an_unknown_cause_gets_no_explanation() -> None:

@@ -186,8 +186,11 @@ def _print(found: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ovonic.validation.comparison import REFERENCE
+
     table = Table("runs", "verdict", "Jaccard", "first divergence", "max |dv|", "margin", "distance")
-    for pair in found.pairs:
+    shown = [p for p in found.pairs if p.verdict.a == REFERENCE or not (p.verdict.identical and p.verdict.agree)]
+    for pair in shown:
         v, d = pair.verdict, pair.verdict.first_divergence
         certified = ", certified" if v.certified and v.identical else ""
         where = "" if d is None else f"step {d.step}, {d.layer} {'.'.join(map(str, d.neuron))}, sample {d.sample}"
@@ -196,6 +199,8 @@ def _print(found: Comparison) -> None:
         jaccard = "no spikes" if v.jaccard is None else f"{v.jaccard:.4g}"
         table.add_row(f"{v.a}, {v.b}", f"{v.verdict}{certified}", jaccard, where, f"{v.max_dv:.2g}", margin, distance)
     Console().print(table)
+    if others := len(found.pairs) - len(shown):
+        typer.echo(f"and {others} other pairs with equal spikes")
     for pair in found.pairs:
         v, d = pair.verdict, pair.verdict.first_divergence
         if d is not None:
@@ -214,7 +219,7 @@ def _print(found: Comparison) -> None:
     for name, lost in found.losses.items():
         typer.echo(f"{name} runs with losses: {'; '.join(lost)}")
     for name, rates in found.report()["rates_hz"].items():
-        shown = ", ".join(f"{layer} {rate:.1f} Hz" for layer, rate in rates.items())
-        typer.echo(f"{name}: {shown}; {found.seconds[name]:.2f} s")
+        means = ", ".join(f"{layer} {rate:.1f} Hz" for layer, rate in rates.items())
+        typer.echo(f"{name}: {means}; {found.seconds[name]:.2f} s")
     if found.silent:
         typer.echo("silent: too few spikes to mean anything; raise --rate or --steps")
