@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ovonic.adapters.snntorch_cells import states_of
-from ovonic.adapters.snntorch_neurons import refuse_layer
+from ovonic.adapters.torch_layers import refuse_layer
 
 __all__ = ["ENOUGH", "Link", "follow"]
 

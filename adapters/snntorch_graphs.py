@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from ovonic.adapters.snntorch_cells import states_of
 from ovonic.adapters.snntorch_following import ENOUGH, follow
-from ovonic.adapters.snntorch_neurons import HOOKED, refuse_layer
+from ovonic.adapters.torch_layers import refuse_hooks, refuse_layer
 from ovonic.models.errors import ConfigError, OvonicError
 from ovonic.models.network import Edge
 
@@ -78,10 +77,7 @@ def type_of(module: nn.Module) -> type:
 
 def _leaves(path: str, module: nn.Module, known: Sequence[type]) -> Iterator[tuple[str, nn.Module]]:
     kind, where = type_of(module), path or type(module).__name__.lower()
-    if isinstance(module, LazyModuleMixin):
-        refuse_layer(where, "its weights are not initialised", "run it once")
-    if module._forward_hooks or module._forward_pre_hooks:
-        refuse_layer(where, *HOOKED)
+    refuse_hooks(where, module)
     foreign = kind.__module__.split(".")[0] in ("torch", "snntorch")
     if (kind not in HOLDERS and (foreign or not module._modules)) or isinstance(module, (*known, *SKIPPED)):
         yield where, module

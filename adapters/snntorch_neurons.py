@@ -7,7 +7,7 @@ beta and alpha act clamped to 0..1; a beta given as a Python float is its float3
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ovonic.adapters.snntorch_cells import STATES, Cell, Gain, Hollow, meaning
+from ovonic.adapters.snntorch_cells import STATES, Cell, Gain, meaning
+from ovonic.adapters.torch_layers import Hollow, as_array, per_neuron, refuse_hooks, refuse_layer
 from ovonic.models.dynamics import (
     Adaptation,
     Comparison,
@@ -29,15 +30,13 @@ from ovonic.models.dynamics import (
     SubtractThresholdOnce,
     Synapse,
 )
-from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Readout, Recurrence, Spiking
 
-__all__ = ["HOOKED", "as_array", "read_neuron", "refuse_layer"]
+__all__ = ["read_neuron"]
 
 Shape = tuple[int, ...]
 Array = NDArray[np.float64]
 MECHANISM_OF = {"_base_sub": "subtract", "_base_zero": "zero", "_base_int": "none"}
-HOOKED = "has forward hooks, whose effect is not read", "remove them (prune.remove, remove_weight_norm)"
 PROBES = (-1e6, -1.0, -1e-3, -1e-30, 0.0, 1e-30, 1e-3, 1.0, 1e6)
 
 
@@ -55,7 +54,7 @@ def read_neuron(name: str, part: Any, shape: Shape, readout: bool) -> tuple[Spik
             refuse_layer(name, f"a Cell around a neuron that resets itself ({reset})", "its neuron must have no reset")
         reset = _cells_reset(cell, shape)
     own: dict[str, Any] = {
-        "decay": _decay(neuron.beta, shape) if kind != "Lapicque" else _number(1 - _rate(neuron), shape),
+        "decay": _decay(neuron.beta, shape) if kind != "Lapicque" else per_neuron(1 - _rate(neuron), shape),
         "gain": 1.0 if kind != "Lapicque" else _lapicque_gain(neuron, shape),
         "rest": 0.0,
         "v_init": 0.0,
@@ -71,15 +70,16 @@ def read_neuron(name: str, part: Any, shape: Shape, readout: bool) -> tuple[Spik
         return Readout(**own), None
     comparison = _comparison(name, neuron, reset)
     more: dict[str, Any] = {} if cell is None else _cells_rules(cell, shape)
-    dynamics = Dynamics(threshold=_number(neuron.threshold, shape), comparison=comparison, reset=reset, **own, **more)
+    dynamics = Dynamics(
+        threshold=per_neuron(neuron.threshold, shape), comparison=comparison, reset=reset, **own, **more
+    )
     return Spiking(dynamics, recurrence), bias
 
 
 def _own_reset(name: str, neuron: Any) -> Reset:
     """What the neuron's reset does; refuses what no network says."""
     kind = type(neuron).__name__
-    if neuron._forward_hooks or neuron._forward_pre_hooks:
-        refuse_layer(name, *HOOKED)
+    refuse_hooks(name, neuron)
     if neuron.inhibition:
         refuse_layer(name, "inhibition: only the neuron with the highest membrane spikes", "inhibition=False")
     if neuron.state_quant:
@@ -111,7 +111,7 @@ def _lapicque_gain(neuron: Any, shape: Shape) -> float | Array:
     """R (1 / (R C)) time_step, the factors rounded as in its forward."""
     with torch.no_grad():
         per_charge = 1 / (neuron.R * neuron.C)
-    return _number(neuron.R.double() * per_charge.double() * neuron.time_step.double(), shape)
+    return per_neuron(neuron.R.double() * per_charge.double() * neuron.time_step.double(), shape)
 
 
 def _comparison(name: str, neuron: Any, reset: Reset) -> Comparison:
@@ -148,8 +148,7 @@ def _recurrence(name: str, neuron: Any, shape: Shape, delay: int) -> tuple[Recur
     if not hasattr(neuron, "recurrent"):
         return None, None
     recurrent = neuron.recurrent
-    if recurrent._forward_hooks or recurrent._forward_pre_hooks:
-        refuse_layer(f"{name}.recurrent", *HOOKED)
+    refuse_hooks(f"{name}.recurrent", recurrent)
     if isinstance(recurrent, nn.Conv2d):
         refuse_layer(name, "convolutional recurrence (conv2d_channels)", "all-to-all with linear_features")
     part = "weight" if isinstance(recurrent, nn.Linear) else "V"
@@ -169,12 +168,12 @@ def _recurrence(name: str, neuron: Any, shape: Shape, delay: int) -> tuple[Recur
 
 def _cells_numbers(cell: Any, synapse: Synapse | None, shape: Shape) -> dict[str, Any]:
     numbers: dict[str, Any] = {
-        part: _number(value, shape) for part in ("rest", "v_init") if (value := getattr(cell, part)) is not None
+        part: per_neuron(value, shape) for part in ("rest", "v_init") if (value := getattr(cell, part)) is not None
     }
     if cell.gain is not None:
-        numbers["gain"] = _number(cell.gain.membrane, shape)
+        numbers["gain"] = per_neuron(cell.gain.membrane, shape)
         if synapse is not None:
-            numbers["synapse"] = synapse.replace(gain=_number(cell.gain.synapse, shape))
+            numbers["synapse"] = synapse.replace(gain=per_neuron(cell.gain.synapse, shape))
     return numbers
 
 
@@ -188,42 +187,20 @@ def _cells_rules(cell: Any, shape: Shape) -> dict[str, Any]:
         steps = cell.silent_steps.cpu().numpy()
         rules["refractory"] = Refractory(steps.item() if steps.ndim == 0 else steps, cell.frozen)
     if cell.adaptation_decay is not None:
-        decay, beta = _number(cell.adaptation_decay, shape), _number(cell.adaptation_beta, shape)
+        decay, beta = per_neuron(cell.adaptation_decay, shape), per_neuron(cell.adaptation_beta, shape)
         rules["adaptation"] = Adaptation(decay, beta, cell.fresh_spike_decays)
     return rules
 
 
 def _cells_reset(cell: Any, shape: Shape) -> Reset:
     if cell.reset is ResetToValue:
-        return ResetToValue(_number(cell.v_reset, shape), cell.when)
+        return ResetToValue(per_neuron(cell.v_reset, shape), cell.when)
     reset: Reset = cell.reset(cell.when) if cell.reset in (SubtractThreshold, SubtractAdapted) else cell.reset()
     return reset
 
 
-def as_array(value: Tensor) -> Array:
-    array: Array = value.detach().cpu().double().numpy()
-    return array
-
-
-def _number(value: Tensor, shape: Shape) -> float | Array:
-    """One number, or one a neuron, spread as torch spreads it over a batch of neurons of that shape."""
-    array = as_array(value)
-    if array.size == 1:
-        return float(array.item())
-    while array.ndim > len(shape) and array.shape[0] == 1:
-        array = array[0]
-    try:
-        return np.broadcast_to(array, shape)
-    except ValueError:
-        raise ConfigError(f"{array.shape} numbers for neurons of {shape}") from None
-
-
 def _decay(value: Tensor, shape: Shape) -> float | Array:
-    number = _number(value, shape)
+    number = per_neuron(value, shape)
     if np.all((np.asarray(number) >= 0) & (np.asarray(number) <= 1)):
         return number
     return np.clip(number, 0.0, 1.0)
-
-
-def refuse_layer(name: str, feature: str, remedy: str = "") -> NoReturn:
-    raise UnsupportedDynamics(f"layer {name!r}: {feature}" + (f"; {remedy}" if remedy else ""))

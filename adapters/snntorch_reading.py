@@ -17,19 +17,20 @@ network does not have, becomes the bias of the linear layer before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ovonic.adapters.snntorch_building import SpikingModule, SumPool1d
+from ovonic.adapters.snntorch_building import SpikingModule
 from ovonic.adapters.snntorch_cells import STATES, Cell, load
 from ovonic.adapters.snntorch_graphs import SKIPPED, Graph, read_graph, type_of
-from ovonic.adapters.snntorch_neurons import HOOKED, as_array, read_neuron, refuse_layer
+from ovonic.adapters.snntorch_neurons import read_neuron
+from ovonic.adapters.torch_layers import READERS, read_layer, refuse_layer
 from ovonic.models.errors import ConfigError, nearest
-from ovonic.models.layers import Conv, Flatten, Input, Layer, Linear, Pool, Pooling, Readout, Spiking
+from ovonic.models.layers import Input, Layer, Linear, Readout, Spiking
 from ovonic.models.network import Edge, Network
 
 __all__ = ["from_snntorch"]
@@ -117,73 +118,10 @@ def _read(
         return read_neuron(name, part, shape, readout)
     if readout:
         raise ConfigError(f"readouts: a {type(part).__name__} has no membrane")
-    if part._forward_hooks or part._forward_pre_hooks:
-        refuse_layer(name, *HOOKED)
     kind = type_of(part)
     if kind in READERS:
-        return READERS[kind](name, part), None
+        return read_layer(name, part), None
     for known in (*neurons.values(), *READERS):
         if isinstance(part, known):
             refuse_layer(name, f"{kind.__name__} is a subclass of {known.__name__} and may do otherwise")
     refuse_layer(name, f"{kind.__name__} has no meaning here", f"known are {', '.join(_names(neurons))}")
-
-
-def _linear(name: str, part: Any) -> Layer:
-    return Linear(as_array(part.weight).T, None if part.bias is None else as_array(part.bias))
-
-
-def _conv(name: str, part: Any) -> Layer:
-    if part.padding_mode != "zeros":
-        refuse_layer(name, f"padding_mode {part.padding_mode!r}", "padding_mode='zeros'")
-    padding = part.padding
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(part.dilation, part.kernel_size, strict=True)]
-        if padding == "same" and any(r % 2 for r in reach):
-            refuse_layer(name, "padding 'same' of an even window pads one side more", "give the padding in numbers")
-        padding = tuple(r // 2 if padding == "same" else 0 for r in reach)
-    bias = None if part.bias is None else as_array(part.bias)
-    return Conv(np.swapaxes(as_array(part.weight), 0, 1), bias, part.stride, padding, part.dilation, part.groups)
-
-
-def _pool(name: str, part: Any) -> Layer:
-    axes = 2 if isinstance(part, (nn.AvgPool2d, nn.MaxPool2d)) else 1
-    window, stride, padding = (_sizes(value, axes) for value in (part.kernel_size, part.stride, part.padding))
-    if part.ceil_mode:
-        refuse_layer(name, "ceil_mode", "ceil_mode=False")
-    if isinstance(part, (nn.MaxPool1d, nn.MaxPool2d)):
-        if set(_sizes(part.dilation, axes)) != {1} or part.return_indices:
-            refuse_layer(name, "MaxPool with a dilation or indices", "dilation=1, return_indices=False")
-        return Pool(Pooling.MAX, window, stride, padding)
-    if isinstance(part, SumPool1d):
-        return Pool(Pooling.SUM, window, stride, padding)
-    divisor = getattr(part, "divisor_override", None)
-    if divisor == 1:
-        return Pool(Pooling.SUM, window, stride, padding)
-    if divisor not in (None, int(np.prod(window))):
-        refuse_layer(name, f"divisor_override {divisor}", "1 (the sum) or None (the mean)")
-    if not part.count_include_pad and any(padding):
-        refuse_layer(name, "count_include_pad=False: a mean that does not count the padding", "count_include_pad=True")
-    return Pool(Pooling.MEAN, window, stride, padding)
-
-
-def _sizes(value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
-    return (value,) * axes if isinstance(value, int) else tuple(value)
-
-
-def _flatten(name: str, part: Any) -> Layer:
-    if (part.start_dim, part.end_dim) != (1, -1):
-        refuse_layer(name, f"nn.Flatten({part.start_dim}, {part.end_dim})", "nn.Flatten() of all but the batch")
-    return Flatten()
-
-
-READERS: dict[type, Callable[[str, Any], Layer]] = {
-    nn.Linear: _linear,
-    nn.Conv1d: _conv,
-    nn.Conv2d: _conv,
-    nn.AvgPool1d: _pool,
-    nn.AvgPool2d: _pool,
-    nn.MaxPool1d: _pool,
-    nn.MaxPool2d: _pool,
-    SumPool1d: _pool,
-    nn.Flatten: _flatten,
-}
