@@ -23,7 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ovonic.adapters.brian2_forms import FORMS, INPUT_CODE, READOUTS, Form, code_of
-from ovonic.adapters.brian2_textbook import Neuron, Place, layer_of, numeric, refusal, silent_steps, textbook
+from ovonic.adapters.brian2_textbook import (
+    Neuron,
+    Place,
+    layer_of,
+    numeric,
+    refusal,
+    silent_steps,
+    starts_free,
+    textbook,
+)
 from ovonic.models.dynamics import Adaptation, Dynamics, Refractory, ResetToValue, Synapse
 from ovonic.models.layers import Input, Layer, Linear, Readout, Recurrence, Spiking
 from ovonic.models.network import Edge, Network
@@ -168,6 +177,7 @@ class _Reader:
         if found.code == INPUT_CODE:
             self._input(group, found.updates)
             return
+        starts_free(group)
         form = FORMS.get(found.code) or READOUTS.get(found.code)
         comparison, reset = (
             self._use(part["spike"]) if "spike" in part else np.inf for part in (group.thresholder, group.resetter)
@@ -224,7 +234,10 @@ class _Reader:
         masked = recurrent and text == "w*int(i != j)"
         values = numeric(synapses, "w" if masked else text, self.namespace)
         weight = np.zeros((rows, columns))
-        np.add.at(weight, (i, j), values)
+        if len(np.unique(i * columns + j)) == len(i):
+            weight[i, j] = values  # -0.0 stays
+        else:
+            np.add.at(weight, (i, j), values)
         if not recurrent:
             behind = min(self.notes["delay_behind"].get(synapses.name, 0), delay)
             name = self._layer(synapses, Linear(weight, target.biases.get(synapses.name)))

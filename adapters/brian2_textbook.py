@@ -45,11 +45,11 @@ from ovonic.models.dynamics import (
 from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Readout, Spiking
 
-__all__ = ["Neuron", "Place", "layer_of", "numeric", "refusal", "silent_steps", "textbook"]
+__all__ = ["Neuron", "Place", "layer_of", "numeric", "refusal", "silent_steps", "starts_free", "textbook"]
 
 Array = NDArray[Any]
-EXACT = (None, "exact", "linear", "independent")
-"""Methods that solve linear equations exactly; Brian2 takes the first of them when none is chosen."""
+EXACT = ("exact", "linear", "independent")
+"""Methods that solve linear equations exactly; where none is chosen Brian2 tries exact first."""
 
 
 class Place(Enum):
@@ -180,9 +180,9 @@ def numeric(owner: Any, expression: Any, namespace: Mapping[str, Any]) -> Any:
     from brian2.parsing.sympytools import str_to_sympy
 
     parsed = str_to_sympy(expression) if isinstance(expression, str) else expression
-    calls = parsed.atoms(sympy.core.function.AppliedUndef)
+    calls = {str(call.func) for call in parsed.atoms(sympy.core.function.AppliedUndef)}
     if calls:
-        raise refusal(owner, f"{expression}: {min(map(str, calls))} is not constant")
+        raise refusal(owner, f"{min(calls)}(..) is not constant", "numbers may not depend on time or chance")
     symbols = sorted(parsed.free_symbols, key=str)
     values = [_value(owner, str(symbol), namespace) for symbol in symbols]
     with np.errstate(all="ignore"):
@@ -195,6 +195,23 @@ def numeric(owner: Any, expression: Any, namespace: Mapping[str, Any]) -> Any:
 def silent_steps(t_ref: Any, dt: float) -> Any:
     """The steps of a period as Brian2 counts them: ``timestep(t_ref, dt)``."""
     return np.floor((np.asarray(t_ref) + 1e-3 * dt) / dt).astype(int)
+
+
+def starts_free(group: Any) -> None:
+    """Check that no neuron starts refractory, and that periods are counted in whole steps.
+
+    Raises: UnsupportedDynamics.
+    """
+    from brian2 import prefs
+
+    if group._refractory is False:
+        return
+    if prefs["legacy.refractory_timing"]:
+        raise refusal(group, "refractoriness by the preference legacy.refractory_timing", "set it to False")
+    if not np.all(group.variables["not_refractory"].get_value()) or np.any(
+        group.variables["lastspike"].get_value() > -1e4
+    ):
+        raise refusal(group, "it starts refractory")
 
 
 def _value(owner: Any, name: str, namespace: Mapping[str, Any]) -> Any:
@@ -263,9 +280,10 @@ def _leak(
     group: Any, membrane: str, current: str | None, rates: Mapping[str, sympy.Expr], namespace: Mapping[str, Any]
 ) -> dict[str, Any]:
     """decay, rest, and of a current gain and decay_syn."""
-    method = group.method_choice
+    choice = group.method_choice
+    method = choice[0] if isinstance(choice, tuple) else choice
     if method not in (*EXACT, "euler"):
-        raise refusal(group, f"method {method!r}", "only 'exact' (or 'linear') and 'euler' are read")
+        raise refusal(group, f"method {choice!r}", "only 'exact' (or 'linear') and 'euler' are read")
     dt, v = float(group.clock.dt_), _symbol(membrane)
     slope, drift = _affine(group, rates, membrane, v, current)
 
@@ -342,14 +360,8 @@ def _reset(group: Any, membrane: str, namespace: Mapping[str, Any]) -> tuple[int
 
 
 def _refractory_steps(group: Any, namespace: Mapping[str, Any]) -> Any:
-    from brian2 import prefs
-
     given = group._refractory
     if given is False:
         return None
-    if prefs["legacy.refractory_timing"]:
-        raise refusal(group, "refractoriness by the preference legacy.refractory_timing", "set it to False")
-    if not np.all(group.variables["not_refractory"].get_value()):
-        raise refusal(group, "it starts refractory")
     period = numeric(group, given, namespace) if isinstance(given, str) else float(given)
     return _shortest(silent_steps(period, float(group.clock.dt_)))
