@@ -3,11 +3,16 @@
 Nothing is read before its declared size is checked. A file may hold groups and arrays of numbers and text, compressed
 by gzip, shuffle, lzf or not at all; links, virtual and external arrays, other filters (HDF5 loads plug-ins for them),
 groups inside themselves, and arrays larger than their stored bytes can inflate to are refused, with the node named.
+
+HDF5 itself (2.0) can loop forever or crash on a damaged file. So a child of this process reads the file first, with a
+limit to its time, and only what it survives is read here (not on systems without fork).
 """
 
 from __future__ import annotations
 
 import io
+import os
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,9 @@ MAX_BYTES = 2**30
 
 INFLATES = 1100
 """Times by which a stored byte can grow at most: deflate's limit is 1032."""
+
+PROBE_S, PROBE_BYTES = 10, 10**7
+"""Processor time that the child has for a file, s, and bytes for which it has a second more."""
 
 SMALL = 2**20
 """Bytes that may be read at once whatever a file says of them."""
@@ -53,6 +61,11 @@ def read_graph(path: str | Path) -> Graph:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise DataError(f"{size} bytes, more than the {MAX_BYTES} that are read")
+    _probe(path, size)
+    return _read(path, size)
+
+
+def _read(path: Path, size: int) -> Graph:
     try:
         with h5py.File(path, "r") as file:
             return _Reader(size).file(file)
@@ -60,6 +73,33 @@ def read_graph(path: str | Path) -> Graph:
         raise
     except Exception as error:  # h5py raises what comes: KeyError, OSError, RuntimeError, ...
         raise DataError(f"no whole NIR file ({type(error).__name__}: {error})") from error
+
+
+def _probe(path: Path, size: int) -> None:
+    """Read the file in a child process, which may crash or run out of time.
+
+    Raises: DataError: it did.
+    """
+    if not hasattr(os, "fork"):
+        return
+    import resource
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads: the child uses h5py alone, then ends
+        child = os.fork()
+    if child == 0:
+        try:
+            limit = PROBE_S + size // PROBE_BYTES
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            _read(path, size)
+        except BaseException:  # the parent meets it too, and says so
+            pass
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        raise DataError(f"no whole NIR file: HDF5 crashes on it or never ends (signal {os.WTERMSIG(status)})")
 
 
 class _Reader:
