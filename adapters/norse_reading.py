@@ -11,9 +11,10 @@
 
 **The assumption**: the children of a module, in the order of their registration and down into their own children, form
 a chain, each called once a step with its own state on what the one before gave: of neurons the spikes, of a read-out
-the membrane. The ``forward`` of a class of one's own is not read. ``SpikingModule`` tells its edges itself. Every run
-starts from the initial state. Neurons that loop over time (LIF, LSNN, ..) and those that do not (LIFCell, ..) cannot
-stand side by side: the latter would take time for the batch; within a ``Lift`` they can.
+the membrane. A class of one's own is called and watched (``norse_following``), and refused where its ``forward`` does
+anything else; what its first layer reads is the network's input, whatever made it. ``SpikingModule`` tells its edges
+itself. Every run starts from the initial state. Neurons that loop over time (LIF, LSNN, ..) and those that do not
+(LIFCell, ..) cannot stand side by side: the latter would take time for the batch; within a ``Lift`` they can.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ovonic.adapters.norse_building import SpikingModule
+from ovonic.adapters.norse_following import check_chain
 from ovonic.adapters.norse_neurons import REMEDY, Part, is_neuron, is_timed, read_neuron, refuse_foreign
 from ovonic.adapters.torch_layers import READERS, as_array, read_layer, refuse_hooks, refuse_layer
 from ovonic.models.errors import ConfigError
@@ -52,6 +54,7 @@ def from_norse(
     module: nn.Module,
     input_shape: Sequence[int] | None = None,
     dt_ms: float | None = None,
+    example: Sequence[Any] | None = None,
 ) -> Network:
     """The network of a Norse module (the text above says what is assumed of it).
 
@@ -60,6 +63,7 @@ def from_norse(
             it open.
         dt_ms: duration of a step; None is the modules' own ``dt``, which is in seconds. It is the network's clock
             alone: decays and gains follow from the modules' ``dt``.
+        example: arguments to call a class of one's own with, where random inputs of ``input_shape`` do not do.
     Raises: UnsupportedDynamics: layer, feature and remedy, where a network cannot say what the module does;
         ConfigError: numbers or shapes that make no network, modules of different ``dt``.
     """
@@ -74,6 +78,8 @@ def from_norse(
         while name in parts:
             name += "_"
         inputs = {name: _open_shape(parts) if input_shape is None else tuple(input_shape)}
+        if _is_own(module):
+            check_chain(module, parts, inputs[name], example)
         edges = [Edge(*pair) for pair in zip((name, *parts), parts, strict=False)]
     layers: dict[str, Layer] = {name: Input(shape) for name, shape in inputs.items()}
     shapes: dict[str, Shape] = dict(inputs)
@@ -136,6 +142,14 @@ def _leaves(path: str, module: nn.Module, lifted: bool) -> Iterator[Leaf]:
     for name, child in module._modules.items():
         if child is not None:
             yield from _leaves(f"{path}_{name}" if path else name, child, lifted)
+
+
+def _is_own(module: nn.Module) -> bool:
+    """Whether a ``forward`` that is neither torch's nor Norse's joins the leaves."""
+    if is_neuron(module) or not module._modules or type(module).forward is nn.Module.forward:
+        return False
+    own = type(module).forward.__module__.split(".")[0] not in ("torch", "norse")
+    return own or any(_is_own(child) for child in module._modules.values() if child is not None)
 
 
 def _check_own(where: str, module: nn.Module, kind: type) -> None:
@@ -239,11 +253,11 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 def _dt_ms(parts: dict[str, nn.Module]) -> float:
     """The duration of a step that the neurons agree on; 1 where there is none."""
+    clocked: dict[str, Any] = {name: part for name, part in parts.items() if hasattr(part, "dt")}
+    using = {name: part for name, part in clocked.items() if type(part.p).__name__ != "IAFParameters"}
     found: dict[float, str] = {}
-    for name, part in parts.items():
-        dt: Any = getattr(part, "dt", None)
-        if dt is not None:
-            found.setdefault(float(dt) * 1000, name)
+    for name, part in (using or clocked).items():
+        found.setdefault(float(part.dt) * 1000, name)
     if len(found) > 1:
         listed = ", ".join(f"{name!r} {dt:g} ms" for dt, name in found.items())
         raise ConfigError(f"modules of different dt: {listed}: give dt_ms, the network's clock")

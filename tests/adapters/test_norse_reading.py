@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ovonic.adapters.norse import from_norse, run, to_norse
 from ovonic.models import simulation
 from ovonic.models.dynamics import Adaptation, Dynamics, Refractory, ResetToValue, SubtractThreshold, Synapse, When
-from ovonic.models.errors import ConfigError
+from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Conv, Flatten, Linear, Pool, Pooling, Readout, Spiking
 from ovonic.models.network import Edge, Network
 
@@ -263,6 +263,63 @@ def test_a_class_of_ones_own() -> None:
     with torch.no_grad():
         assert torch.allclose(trace.readout.transpose(0, 1), net(x), 0, 1e-12)
     assert trace["lif"].spikes.mean() > 0.02
+
+
+def _own(steps: Callable[[Any, Tensor], Tensor]) -> nn.Module:
+    """A class of one's own whose forward is ``steps``."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.lif = nn.Linear(N_IN, N), t.LIFCell()
+            self.out, self.li = nn.Linear(N, 2), t.LICell()
+            self.kept: Any = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            return steps(self, x)
+
+    return Own()
+
+
+def _loop(between: Callable[[Tensor, Tensor], Tensor] = lambda z, _: z, keep: bool = True) -> Callable[..., Tensor]:
+    def steps(net: Any, x: Tensor) -> Tensor:
+        lif, li, last, voltages = None, None, torch.zeros(()), []
+        for step in x.unbind(1):
+            z, state = net.lif(net.fc(step), lif)
+            lif = state if keep else None
+            v, li = net.li(net.out(between(z, last)), li)
+            net.kept, last = state, z
+            voltages.append(v)
+        return torch.stack(voltages, 1)
+
+    return steps
+
+
+OWN: list[tuple[Callable[..., Tensor], str]] = [
+    (_loop(lambda z, _: 10 * z), "layer 'out': forward does not call it on what 'lif' gave"),
+    (_loop(lambda z, last: last + torch.zeros_like(z)), "layer 'out': forward does not call it on what 'lif' gave"),
+    (_loop(lambda z, last: z + last), "layer 'out': forward does not call it on what 'lif' gave"),
+    (_loop(lambda z, _: torch.relu(z - 0.1)), "layer 'out': forward does not call it on what 'lif' gave"),
+    (_loop(keep=False), "layer 'lif': in forward it does not get its last state back"),
+    (lambda net, x: net.li(net.out(x @ net.fc.weight.T))[0], "layer 'fc': forward does not call it"),
+    (lambda net, x: net.lif(net.fc(x), net.lif.initial_state(net.fc(x)))[0], "starts from a state of its own"),
+    (lambda net, x: x[:, :, 1000], "its forward cannot be called.*IndexError.*give example"),
+]
+
+
+@pytest.mark.parametrize(("steps", "match"), OWN)
+def test_a_forward_that_is_no_chain_is_refused(steps: Callable[..., Tensor], match: str) -> None:
+    with pytest.raises(UnsupportedDynamics, match=match):
+        from_norse(_own(steps))
+
+
+def test_a_watched_module_is_left_as_it_was() -> None:
+    net: Any = _own(_loop())
+    network = from_norse(net)
+    assert list(network.layers) == ["input", "fc", "lif", "out", "li"]
+    assert net.kept is None
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
+    assert from_norse(net, example=(torch.zeros(1, 2, N_IN),)) == network
 
 
 FRESH = """
