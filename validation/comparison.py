@@ -67,7 +67,16 @@ class Comparison:
         return is_silent(self.traces[REFERENCE])
 
     def report(self) -> dict[str, Any]:
-        """The comparison as plain data, without the traces."""
+        """The comparison as plain data, without the traces: what ``ovonic compare --json`` writes.
+
+        ``pairs``: of each two runs a, b: ``identical`` (every spike), ``verdict`` (identical, different, undecidable),
+        ``certified``, ``agree``, ``jaccard``, ``first_divergence`` (null, or sample, step, layer, neuron, spikes and
+        membranes by run, threshold, bound, decisive), ``max_dv``, ``max_dv_readout``, ``margin`` and the ``bound``
+        beside it, ``spike_distance`` (mean, trains, cost_per_ms), ``silent``, ``diagnosis`` (of pairs with the plain
+        step, lines): see ``Verdict``. ``refused``: toolchain -> reasons; ``unavailable``: toolchain -> reason;
+        ``losses``: toolchain -> what was given up; ``rates_hz``: run -> layer -> mean rate; ``silent``: of the plain
+        step; ``seconds``: run -> wall time.
+        """
         rates = {
             name: {layer: float(rate.mean()) for layer, rate in trace.rates_hz().items()}
             for name, trace in self.traces.items()

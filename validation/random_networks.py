@@ -66,6 +66,9 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 ACTIVE, BUSY = 0.8, 0.6
 """The share of a layer's neurons that should spike, and the share of steps in which they should not exceed to."""
 
+SCALES = (1.0, 2.0, 0.5, 4.0, 8.0, 16.0)
+"""Of input weights, as they are tried."""
+
 SAMPLES, STEPS, NEURONS, CHANNELS = 2, 40, 6, 5
 
 
@@ -222,14 +225,15 @@ def _build(held: Mapping[str, str], rng: np.random.Generator) -> Network:
 
 
 def _driven(network: Network, name: str, x: Tensor) -> Network:
-    """The network with the weights into a layer scaled, by a power of two, so that its neurons spike."""
-    feeding = [edge.source for edge in network.sources(name)]
-    while not all(f"{source}.weight" in network.weights() for source in feeding):
-        feeding = [edge.source for source in feeding for edge in network.sources(source)]
+    """The network with the weights into a layer scaled by a power of two, or made positive too, so that it spikes."""
+    feeding = _weighted(network, [edge.source for edge in network.sources(name)])
+    before = _weighted(network, [edge.source for fed in feeding for edge in network.sources(fed)])
+    weights = {layer: network.weights()[f"{layer}.weight"] for layer in {*feeding, *before}}
     best, tried = network, -1.0
-    for scale in (1.0, 2.0, 0.5, 4.0, 8.0, 16.0):
-        weights = {k: scale * w for k, w in network.weights().items() if k.split(".")[0] in feeding}
-        candidate = network.with_weights(weights)
+    for positive, scale in itertools.product((False, True), SCALES):
+        signed = {layer: np.abs(w) if positive else w for layer, w in weights.items()}
+        scaled = {f"{layer}.weight": scale * w if layer in feeding else w for layer, w in signed.items()}
+        candidate = network.with_weights(scaled)
         with torch.no_grad():
             spikes = run(candidate, x)[name].spikes
         active, busy = active_share(spikes), float(spikes.mean())
@@ -239,3 +243,14 @@ def _driven(network: Network, name: str, x: Tensor) -> Network:
         if score > tried:
             best, tried = candidate, score
     return best
+
+
+def _weighted(network: Network, names: list[str]) -> list[str]:
+    """The nearest layers with weights, going back from these, short of what spikes."""
+    found = []
+    for name in names:
+        if f"{name}.weight" in network.weights():
+            found.append(name)
+        elif name not in network.spiking:
+            found += _weighted(network, [edge.source for edge in network.sources(name)])
+    return found
