@@ -15,12 +15,13 @@ from PIL import Image
 import ovonic
 from ovonic.__main__ import main
 from ovonic.adapters import toolchains
-from ovonic.adapters.nir import save_nir
+from ovonic.adapters.nir import save_nir, save_pair
 from ovonic.adapters.toolchains import Unsupported
 from ovonic.models.dynamics import ResetToValue
 from ovonic.models.engine import run_fast
 from ovonic.models.errors import ConfigError, ToolchainError, UnsupportedDynamics
 from ovonic.models.layers import Spiking
+from ovonic.models.natural_eprop_networks import NaturalEPropConfig, initial_pair
 from ovonic.models.network import Network
 from ovonic.validation import comparison
 from ovonic.validation.comparison import compare, poisson_inputs
@@ -168,6 +169,29 @@ def test_a_nir_file_and_inputs_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
     assert results[0]["config"]["samples"] == 3
     assert results[0]["config"]["steps"] == 60
     assert results[0]["config"]["rate"] is None
+
+
+def test_both_networks_of_a_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "TOOLCHAINS", ())
+    config = NaturalEPropConfig(trainee=20, lsg_lif=14, lsg_alif=6)
+    pair = initial_pair(config, 1)
+    save_pair(tmp_path / "pair.nir", pair)
+    for part, layer in (("lsg", "lsg"), ("trainee", "trainee")):
+        out = tmp_path / f"{part}.json"
+        file = str(tmp_path / "pair.nir")
+        assert main(["compare", file, "--part", part, "--steps", "40", "--json", str(out), "-q"]) == 0
+        assert list(json.loads(out.read_text())["rates_hz"]["ovonic"]) == [layer]
+
+
+@pytest.mark.shared
+def test_published_robot_weights(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "TOOLCHAINS", ())
+    out = tmp_path / "c.json"
+    file = str(shared / "published" / "robot_checkpoint.npz")
+    assert main(["compare", file, "--steps", "100", "--rate", "0.2", "--json", str(out), "-q"]) == 0
+    result = json.loads(out.read_text())
+    assert list(result["rates_hz"]["ovonic"]) == ["trainee"]
+    assert result["pairs"][0]["verdict"] == "identical"
 
 
 @pytest.mark.parametrize(
