@@ -145,7 +145,7 @@ def compare(
             if name == REFERENCE:
                 raise
             refused[name] = (str(error),)
-        except (ToolchainError, ModuleNotFoundError) as error:
+        except ToolchainError as error:
             if toolchains != "all":
                 raise
             unavailable[name] = str(error)

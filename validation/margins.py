@@ -30,6 +30,7 @@ from ovonic.models.network import Network
 from ovonic.models.simulation import _delayed, _inputs, _stateless
 from ovonic.validation.rounding import (
     NO_GRID,
+    ROUNDINGS,
     Array,
     Constant,
     FloatFormat,
@@ -54,7 +55,8 @@ class Margins:
     Attributes:
         membrane, level: v and A in float64; a read-out's level is infinite.
         free: not refractory, so that the comparison of v with A counts.
-        membrane_bound: two runs differ in v by no more. bound: nor in v - A; infinite where v and A depend on a
+        membrane_bound: two runs differ in v by no more, and also where no sum rounds, if one of them writes its step
+            otherwise: never zero. bound: nor in v - A; zero where no sum rounds; infinite where v and A depend on a
             comparison inside the step that rounding can decide.
     """
 
@@ -209,10 +211,19 @@ def _readout(arriving: Sum, d: Readout, floats: FloatFormat) -> Margins:
     current = _Current(arriving, d, floats)
     leak = current.leak
     v = _start(d.v_init, arriving.value[:, 0].shape, floats)
-    steps = [v := leak(v, current(t)) for t in range(arriving.value.shape[1])]
-    membrane = np.stack([step.value for step in steps], 1)
-    bound = 2 * np.stack([step.error for step in steps], 1)
+    reach, columns = v.size, []
+    for t in range(arriving.value.shape[1]):
+        u = current(t)
+        v = leak(v, u)
+        reach = np.maximum(reach, v.size + leak.gain.size * u.size)
+        columns.append((v.value, _otherwise(v, reach, floats)))
+    membrane, bound = (np.stack(column, 1) for column in zip(*columns, strict=True))
     return Margins(membrane, np.full_like(membrane, np.inf), np.zeros(membrane.shape, bool), bound, bound)
+
+
+def _otherwise(v: Sum, reach: Array, floats: FloatFormat) -> Array:
+    """The bound on v of two runs that may write their steps otherwise; ``reach``: the largest terms so far."""
+    return 2 * np.maximum(v.error, ROUNDINGS * floats.u * reach)
 
 
 class _Threshold:
@@ -246,7 +257,7 @@ def _neurons(arriving: Sum, z: Array, d: Dynamics, floats: FloatFormat) -> Margi
     v, before = _start(d.v_init, shape, floats), np.zeros(shape)
     silent, r = np.asarray(d.refractory.silent_steps), np.zeros(shape, np.int64)
     late = d.reset.when is When.NEXT_AFTER_INPUT
-    columns = []
+    reach, columns = v.size, []
     for t in range(z.shape[1]):
         r = np.where(before > 0, silent, np.maximum(r - 1, 0))
         old = threshold.level
@@ -272,7 +283,8 @@ def _neurons(arriving: Sum, z: Array, d: Dynamics, floats: FloatFormat) -> Margi
             twice = d.comparison(w.value, threshold.bare.value).astype(np.float64)
             level = total([level, _where(twice, threshold.bare)], floats)
             bound = np.where(unsure, np.inf, 2 * (v.error + level.error))
-        columns.append((v.value, level.value, r == 0, 2 * v.error, bound))
+        reach = np.maximum(reach, v.size + leak.gain.size * u.size)
+        columns.append((v.value, level.value, r == 0, _otherwise(v, reach, floats), bound))
         before = z[:, t]
     return Margins(*(np.stack(np.broadcast_arrays(*column), 1) for column in zip(*columns, strict=True)))
 
