@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ENGINE: Engine = run_fast
-"""What runs the networks of every robot task."""
+"""What runs the networks of robot tasks unless they are told otherwise; others: ``adapters.engines``."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Robot:
     code: CoordinateCode = field(default_factory=CoordinateCode)
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def module(self, dtype: torch.dtype = torch.float32) -> NaturalEProp:
+    def module(self, dtype: torch.dtype = torch.float32, engine: Engine = ENGINE) -> NaturalEProp:
         """The networks with learnable weights, in eval mode."""
-        return NaturalEProp(self.pair, engine=ENGINE, dtype=dtype).eval()
+        return NaturalEProp(self.pair, engine=engine, dtype=dtype).eval()
 
 
 def resolve_robot(source: str | Path) -> Robot:

@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ovonic.models.errors import ConfigError, DivergenceError
-from ovonic.models.natural_eprop import InnerLoop, Lesson, NaturalEProp, Products
-from ovonic.tasks.robot import MovementErrors, Robot, movement_errors
+from ovonic.models.natural_eprop import Engine, InnerLoop, Lesson, NaturalEProp, Products
+from ovonic.tasks.robot import ENGINE, MovementErrors, Robot, movement_errors
 from ovonic.tasks.robot_controls import random_signals, shuffled_signals
 from ovonic.tasks.statistics import interval, paired_difference
 from ovonic.tasks.trajectories import TrajectoryBatch, TrajectorySpec, sample_trajectories
@@ -123,6 +123,7 @@ def evaluate_robot(
     products: Products | None = None,
     device: torch.device | str = "cpu",
     on_batch: Callable[[int], None] | None = None,
+    engine: Engine = ENGINE,
 ) -> RobotEvaluation:
     """Give a lesson on each of the movements 0 .. trajectories - 1 of ``seed``, and the controls.
 
@@ -135,6 +136,7 @@ def evaluate_robot(
         batch: movements at a time, which bounds the memory.
         products: of the trainee's weights, see ``models.natural_eprop``.
         on_batch: told how many movements were just finished.
+        engine: what runs the networks.
     Raises:
         ConfigError: fewer than two movements (there is nothing to shuffle), no update, or a spec that is not the
             network's.
@@ -151,7 +153,7 @@ def evaluate_robot(
             f"movements of {spec.joints} joints in steps of {spec.dt_ms:g} ms: the network moves "
             f"{robot.config.outputs} in steps of {robot.config.dt_ms:g} ms"
         )
-    model = robot.module().to(device)
+    model = robot.module(engine=engine).to(device)
     outcomes: dict[str, list[MovementErrors]] = {"before": [], "after": [], "random": [], "shuffled": []}
     rates: list[dict[str, Values]] = []
     shares: list[dict[str, Values]] = []
@@ -190,7 +192,11 @@ def evaluate_robot(
 
 
 def replay(
-    robot: Robot, evaluation: RobotEvaluation, index: int, device: torch.device | str = "cpu"
+    robot: Robot,
+    evaluation: RobotEvaluation,
+    index: int,
+    device: torch.device | str = "cpu",
+    engine: Engine = ENGINE,
 ) -> tuple[Lesson, TrajectoryBatch, int]:
     """Give the lesson of movement ``index`` again, in software, within the batch in which it was evaluated.
 
@@ -200,7 +206,7 @@ def replay(
     indices = range(first, min(first + evaluation.batch, len(evaluation)))
     movements = sample_trajectories(evaluation.spec, evaluation.seed, indices).to(device)
     with torch.no_grad():
-        model = robot.module().to(device)
+        model = robot.module(engine=engine).to(device)
         lesson = _lesson(model, movements, evaluation.inner, evaluation.seed, indices, None)
     return lesson, movements, index - first
 

@@ -48,7 +48,7 @@ def training_run(
     if checkpoint.exists() and not resume:
         raise ConfigError(f"{checkpoint}: a run is there already: pass --resume to continue it, or another folder")
     identity: dict[str, Any] = {
-        "training": dataclasses.asdict(config),
+        "training": _named(config),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
@@ -85,6 +85,14 @@ def training_run(
     )
     save(out / WEIGHTS, robot)
     return robot, state
+
+
+def _named(config: RobotTrainingConfig) -> dict[str, Any]:
+    """The configuration as JSON; the backend only where it is another, so that runs from before the choice go on."""
+    named = dataclasses.asdict(config)
+    if config.backend == RobotTrainingConfig.backend:
+        del named["backend"]
+    return named
 
 
 def save(path: str | Path, robot: Robot) -> None:

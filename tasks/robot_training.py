@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovonic.models.errors import ConfigError, DivergenceError
+from ovonic.adapters.engines import BACKENDS, engine
+from ovonic.models.errors import ConfigError, DivergenceError, nearest
 from ovonic.models.natural_eprop import InnerLoop, Lesson
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start, initial_pair
 from ovonic.models.outer_loss import Objective, outer_loss
@@ -54,6 +55,7 @@ class RobotTrainingConfig:
         log_every: steps between records of the history.
         validate_every, validation_trajectories: how often and on how many other movements the average is tried.
         device: where torch computes, e.g. ``"cpu"`` or ``"cuda"``.
+        backend: whose neurons both networks are made of, see ``adapters.engines``.
     """
 
     network: NaturalEPropConfig = field(default_factory=NaturalEPropConfig)
@@ -73,6 +75,7 @@ class RobotTrainingConfig:
     validate_every: int = 250
     validation_trajectories: int = 200
     device: str = "cpu"
+    backend: str = "ovonic"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every", "validate_every", "validation_trajectories"):
@@ -88,6 +91,8 @@ class RobotTrainingConfig:
             raise ConfigError(f"decay {self.decay} lies in 0..1, average {self.average} in 0..1 (1 excluded)")
         if self.validation_trajectories > TRAINING_FROM - VALIDATION_FROM:
             raise ConfigError(f"validation_trajectories {self.validation_trajectories}: would be trained on")
+        if self.backend not in BACKENDS:
+            raise ConfigError(f"backend {self.backend!r}: {nearest(self.backend, BACKENDS)}")
         _ = self.movements
 
     @property
@@ -110,7 +115,8 @@ class RobotTrainingState:
     Args:
         config: of the run.
         start: networks to begin with, of the same sizes and code; None: ``initial_pair`` of the run's seed.
-    Raises: ConfigError: ``start`` is of another configuration; the fields are named.
+    Raises: ConfigError: ``start`` is of another configuration; the fields are named. ToolchainError: the backend is
+        missing.
     """
 
     def __init__(self, config: RobotTrainingConfig, start: Robot | None = None) -> None:
@@ -119,8 +125,9 @@ class RobotTrainingState:
             pair = initial_pair(config.network, config.seed, config.start, config.code.bits)
             start = Robot(config.network, pair, config.inner, config.code)
         _check_start(config, start)
-        self.net = start.module().to(config.device).train()
-        self.average = start.module().to(config.device).requires_grad_(False)
+        run = engine(config.backend)
+        self.net = start.module(engine=run).to(config.device).train()
+        self.average = start.module(engine=run).to(config.device).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, eps=1e-7)
         self.step = 0
         self.history: list[dict[str, float]] = []

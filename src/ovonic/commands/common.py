@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Advance",
+    "Backend",
     "Device",
     "JsonFile",
     "Quiet",
@@ -45,6 +46,9 @@ JsonFile = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 Device = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where torch computes.")]
+Backend = Annotated[
+    str, typer.Option("--backend", metavar="ovonic|snntorch|norse", help="Whose neurons both networks are made of.")
+]
 
 PLAIN_EVERY_S = 30.0
 

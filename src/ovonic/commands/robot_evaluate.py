@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovonic.commands.common import (
+    Backend,
     Device,
     JsonFile,
     Quiet,
@@ -26,7 +27,7 @@ from ovonic.models.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from ovonic.models.natural_eprop import InnerLoop
+    from ovonic.models.natural_eprop import Engine, InnerLoop
     from ovonic.tasks.robot import Robot
     from ovonic.tasks.robot_evaluation import RobotEvaluation
 
@@ -52,6 +53,7 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     seed: Seed = 2025,
     device: Device = "cpu",
+    backend: Backend = "ovonic",
     json: JsonFile = None,
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the movement of median loss.")] = None,
     quiet: Quiet = False,
@@ -59,12 +61,13 @@ def evaluate(
     """Measure the error before and after a lesson on movements never trained on, beside lessons that teach nothing."""
     import torch
 
+    from ovonic.adapters.engines import engine
     from ovonic.tasks.robot import resolve_robot, spec_for
     from ovonic.tasks.robot_evaluation import evaluate_robot, paired
 
     if threads:
         torch.set_num_threads(threads)
-    place = parse_device(device)
+    place, run = parse_device(device), engine(backend)
     given = {"rate": inner_rate, "rounding": rounding, "updates": updates}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if quantise is not None:
@@ -80,7 +83,9 @@ def evaluate(
 
     with progress("evaluating", trajectories * len(lessons), quiet) as advance:
         evaluations = [
-            evaluate_robot(r, spec_for(r, published), trajectories, inner, seed, device=place, on_batch=advance)
+            evaluate_robot(
+                r, spec_for(r, published), trajectories, inner, seed, device=place, on_batch=advance, engine=run
+            )
             for r, inner in lessons
         ]
     blocks = [{"config": _config(r, e)} | e.report() for (r, _), e in zip(lessons, evaluations, strict=True)]
@@ -89,6 +94,7 @@ def evaluate(
         "family": "published" if published else "consistent",
         "seed": seed,
         "device": str(place),
+        "backend": backend,
         "threads": torch.get_num_threads(),
         "command": command_line(),
     }
@@ -100,9 +106,9 @@ def evaluate(
             _print_block(f"{source}, {_described(inner)}", block)
         if against is not None:
             _print_paired(f"{weights} / {against}", report["paired"])
-    write_json(json, "robot-evaluate", report, config, versions("scipy"))
+    write_json(json, "robot-evaluate", report, config, versions("scipy", *([] if backend == "ovonic" else [backend])))
     if figures:
-        _draw(lessons[0][0], evaluations[0], place, figures, weights)
+        _draw(lessons[0][0], evaluations[0], place, run, figures, weights)
 
 
 def _config(robot: Robot, evaluation: RobotEvaluation) -> dict[str, Any]:
@@ -115,14 +121,16 @@ def _config(robot: Robot, evaluation: RobotEvaluation) -> dict[str, Any]:
     }
 
 
-def _draw(robot: Robot, evaluation: RobotEvaluation, device: torch.device, folder: Path, weights: str) -> None:
+def _draw(
+    robot: Robot, evaluation: RobotEvaluation, device: torch.device, run: Engine, folder: Path, weights: str
+) -> None:
     from ovonic.tasks.robot_evaluation import replay
     from ovonic.validation.figure_style import save
     from ovonic.validation.robot_curves import loss_distribution
     from ovonic.validation.robot_figures import lesson_figures
 
     index = evaluation.typical
-    lesson, movements, row = replay(robot, evaluation, index, device)
+    lesson, movements, row = replay(robot, evaluation, index, device, run)
     which = f"trajectory {index} of seed {evaluation.seed}, the one of median loss ({evaluation.after.loss[index]:.4g})"
     setting = f"{weights}, {_described(evaluation.inner)}; {which}"
     lsg_lif = robot.config.lsg_lif

@@ -10,6 +10,7 @@ import typer
 
 from ovonic.commands.common import (
     Advance,
+    Backend,
     Device,
     JsonFile,
     Quiet,
@@ -58,6 +59,7 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
+    backend: Backend = "ovonic",
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -99,8 +101,10 @@ def train(
         validate_every=validate_every,
         validation_trajectories=validation_trajectories,
         device=str(parse_device(device)),
+        backend=backend,
     )
     advance: list[Advance] = []
+    used = versions(*([] if backend == "ovonic" else [backend]))
 
     with ExitStack() as shown_progress, interruptible() as stop:
 
@@ -117,7 +121,7 @@ def train(
             config,
             out,
             init=init,
-            provenance={"command": command_line(), "versions": versions()},
+            provenance={"command": command_line(), "versions": used},
             resume=resume,
             on_start=on_start,
             on_step=on_step,
@@ -132,4 +136,4 @@ def train(
         f"on {validation_trajectories} other movements after {steps} steps"
     )
     result = {"weights": str(out / "weights.safetensors"), "steps": steps, "validation": state.validation}
-    write_json(json, "robot-train", result, {"training": config})
+    write_json(json, "robot-train", result, {"training": config}, used)
