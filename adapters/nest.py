@@ -6,7 +6,7 @@
     delays in steps                         delay, and when a layer begins (``first``)        no
     Spiking, Readout                        ``nest_forms``: the neurons and what they can do  no
     v before its reset                      V_m of the e-prop neurons, which keep it; where   no
-                                            iaf_psc_delta has reset it, from what it received
+                                            it was reset to a value, from what the neuron received
     > beside a subtracted threshold         >=, and a run in which they differ is refused     no
     dt_ms that is no multiple of 1 us       resolution 1 ms, dt_ms beside it                  no
     several Linears in a row, shared ones   refused: connections lead from neuron to neuron
@@ -34,8 +34,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ovonic.adapters.nest_building import NestNetwork, connect, create, quiet, resolution
-from ovonic.adapters.nest_forms import ADAPTING, HARD, model_of, problems
+from ovonic.adapters.nest_currents import propagator
+from ovonic.adapters.nest_forms import ADAPTING, CURRENT, HARD, model_of
 from ovonic.adapters.nest_reading import from_nest
+from ovonic.adapters.nest_refusals import problems
 from ovonic.adapters.toolchains import Unsupported, refuse
 from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Conv, Flatten, Input, Linear, Pool, Readout, Spiking
@@ -63,6 +65,9 @@ KEPT = (
     "eprop_reset_neurons_on_update",
 )
 """What of an empty kernel a user may have set, and finds again after a run."""
+
+RECORDED = {ADAPTING: ["V_th_adapt", "adaptation"], CURRENT: ["I_syn_ex", "I_syn_in"]}
+"""What is recorded beside V_m."""
 
 Array = NDArray[Any]
 
@@ -198,8 +203,8 @@ def _run(nest: Any, network: Network, inputs: Mapping[str, Array], sample: int) 
     for name, nodes in made.layers.items():
         if isinstance(layer := network.layers[name], Input):
             continue
-        what = ["V_m", "V_th_adapt", "adaptation"] if model_of(layer) == ADAPTING else ["V_m"]  # type: ignore[arg-type]
-        recorded[name] = _recorder(nest, nodes, what, dt)
+        more = RECORDED.get(model_of(layer), [])  # type: ignore[arg-type]
+        recorded[name] = _recorder(nest, nodes, ["V_m", *more], dt)
         if name in probes:
             received[name] = _recorder(nest, probes[name], ["V_m"], dt)
         if isinstance(layer, Spiking):
@@ -221,12 +226,13 @@ def _run(nest: Any, network: Network, inputs: Mapping[str, Array], sample: int) 
             out[f"{name}.adaptation"] = _samples(values["adaptation"][first : first + steps], batch)
         if isinstance(layer, Spiking):
             out[f"{name}.spikes"] = z = _spikes(spiked[name].events, nodes, first, steps, batch)
-            if name in probes:
-                sums = _values(received[name].events, probes[name], length)["V_m"]
-                before = _before_reset(layer, values["V_m"], sums, nodes)
+            if name in received:
+                values["received"] = _values(received[name].events, probes[name], length)["V_m"]
+            if name in received or "I_syn_ex" in values:
+                before = _before_reset(layer, values, nodes, dt)
                 out[f"{name}.V_m"] = np.where(z > 0, _samples(before[first : first + steps], batch), v)
             if name in made.ties:
-                level = np.asarray(layer.dynamics.threshold)
+                level = np.atleast_1d(nodes.get("V_th"))[: v.shape[2]]
                 if "V_th_adapt" in values:
                     level = _samples(values["V_th_adapt"][first : first + steps], batch)
                 _demand_no_ties(name, (z > 0) & (v == level), v, sample)
@@ -273,15 +279,24 @@ def _spikes(events: Mapping[str, Array], nodes: Any, first: int, steps: int, bat
     return _samples(spikes, batch)
 
 
-def _before_reset(layer: Spiking, v_m: Array, received: Array, nodes: Any) -> Array:
-    """The membrane that iaf_psc_delta compared where it fired, [length, nodes], by its own formula.
+def _before_reset(layer: Spiking, values: Mapping[str, Array], nodes: Any, dt: float) -> Array:
+    """The membrane that was compared where a neuron fired that resets to a value, [length, nodes], by NEST's formula.
 
-    It records V_m after the reset. What it received is what neurons without memory recorded that have its connections.
+    V_m is recorded after the reset. What iaf_psc_delta received is what neurons without memory recorded that have its
+    connections; the currents of iaf_psc_exp are recorded.
     """
     rest = np.atleast_1d(nodes.get("E_L"))
-    decay = np.resize(layer.dynamics.decay, len(nodes))
-    last = np.concatenate([np.zeros((1, len(nodes))), v_m[:-1] - rest])
-    return decay * last + received + rest
+    decayed = np.resize(layer.dynamics.decay, len(nodes)) * _last(values["V_m"] - rest)
+    if "received" in values:
+        return decayed + values["received"] + rest
+    taus = (np.atleast_1d(nodes.get(key)).tolist() for key in ("tau_syn_ex", "tau_m", "C_m"))
+    gain = np.array([propagator(tau_syn, tau_m, c_m, dt) for tau_syn, tau_m, c_m in zip(*taus, strict=True)])
+    return decayed + _last(values["I_syn_ex"]) * gain + _last(values["I_syn_in"]) * gain + rest
+
+
+def _last(values: Array) -> Array:
+    """The values of the step before."""
+    return np.concatenate([np.zeros_like(values[:1]), values[:-1]])
 
 
 def _demand_no_ties(name: str, ties: Array, v: Array, sample: int) -> None:

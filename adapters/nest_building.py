@@ -11,7 +11,8 @@
 
 Every connection carries as synapse_label the number of its ``Joint``. A connection takes at least one step in NEST, so
 that each layer begins later than those it reads without a delay: step t of a layer is stamped t + first + 1 steps,
-``first`` being 0 for inputs. Times are in steps of the kernel's resolution.
+``first`` being 0 for inputs. A synaptic current moves the membrane a step after it came: its connections are one step
+shorter. Times are in steps of the kernel's resolution.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ovonic.adapters.nest_forms import HARD, by_gain, fires_on_ties, model_of, parameters, self_weight
+from ovonic.adapters.nest_forms import CURRENT, HARD, fires_on_ties, model_of, parameters, self_weight, weight_scale
 from ovonic.models.errors import ToolchainError
 from ovonic.models.layers import Input, Linear, Readout, Spiking
 from ovonic.models.network import Network
 
-__all__ = ["Joint", "NestNetwork", "connect", "create", "joints_of", "load", "quiet", "resolution"]
+__all__ = ["Joint", "NestNetwork", "connect", "create", "joints_of", "late", "load", "quiet", "resolution"]
 
 Array = NDArray[Any]
 
@@ -128,19 +129,24 @@ def joints_of(network: Network) -> tuple[list[Joint], dict[str, int]]:
         if isinstance(layer, Input):
             first[name] = 0
         elif isinstance(layer, Spiking | Readout):
-            made = list(_arriving(network, name, layer, first))
+            made = [joint._replace(steps=joint.steps - late(layer)) for joint in _arriving(network, name, layer, first)]
             first[name] = max([0, *(1 - joint.steps for joint in made)])
             joints += [joint._replace(steps=joint.steps + first[name]) for joint in made]
             if isinstance(layer, Spiking):
-                joints += _own(name, layer, network.shapes[name][0])
+                joints += _own(name, layer, network.shapes[name][0], resolution(network.dt_ms))
     return joints, first
+
+
+def late(layer: Spiking | Readout) -> int:
+    """Steps from the arrival of a spike to the first membrane that it moves."""
+    return int(model_of(layer) == CURRENT)
 
 
 def _arriving(network: Network, name: str, layer: Spiking | Readout, first: Mapping[str, int]) -> Iterator[Joint]:
     """The joints into a layer, with delays as if it began with the inputs."""
     d: Any = layer if isinstance(layer, Readout) else layer.dynamics
     (n,) = network.shapes[name]
-    scale = np.broadcast_to(1.0 if by_gain(layer) else d.gain, (n,))
+    scale = np.broadcast_to(weight_scale(layer, resolution(network.dt_ms)), (n,))
     for edge in network.sources(name):
         linear = network.layers[edge.source]
         if not isinstance(linear, Linear):
@@ -155,13 +161,13 @@ def _arriving(network: Network, name: str, layer: Spiking | Readout, first: Mapp
         yield Joint("start", name, START, name, -1, np.broadcast_to(d.v_init - np.asarray(d.rest), (1, n)))
 
 
-def _own(name: str, layer: Spiking, n: int) -> Iterator[Joint]:
+def _own(name: str, layer: Spiking, n: int, dt: float) -> Iterator[Joint]:
     """The joints of a layer with itself."""
-    scale = np.broadcast_to(1.0 if by_gain(layer) else layer.dynamics.gain, (n,))
+    scale = np.broadcast_to(weight_scale(layer, dt), (n,))
     if (recurrence := layer.recurrence) is not None:
         kind = "own" if recurrence.weight.ndim == 1 else "recurrence"
         weights, hollow = recurrence.weight * scale, recurrence.masked_diagonal
-        yield Joint(kind, name, name, name, recurrence.delay, weights, hollow=hollow)
+        yield Joint(kind, name, name, name, recurrence.delay - late(layer), weights, hollow=hollow)
     mending = np.broadcast_to(self_weight(layer.dynamics), (n,))
     if mending.any():
         yield Joint("reset", name, name, name, 1, mending)

@@ -2,34 +2,36 @@
 
     here                                        NEST 3.10
     ResetToValue                                iaf_psc_delta: V_reset, t_ref = silent_steps dt, frozen
+    the same with Synapse                       iaf_psc_exp: tau_syn_ex = tau_syn_in
     SubtractThreshold, NoReset                  eprop_iaf_bsshslm_2020: t_ref = (silent_steps + 1) dt, integrating
     the same with Adaptation                    eprop_iaf_adapt_bsshslm_2020: adapt_tau, adapt_beta
-    Readout                                     eprop_readout_bsshslm_2020
+    Readout                                     eprop_readout_bsshslm_2020; with Synapse an iaf_psc_exp that never fires
     decay                                       tau_m of which exp(-dt / tau_m) is the decay, bit for bit
     threshold and >=                            V_th
     threshold and >                             V_th, the next float above it, where a spike resets to a value; else
                                                 V_th itself, and ``run`` refuses a run in which a membrane meets it
     rest                                        E_L
-    gain 1 - decay                              regular_spike_arrival = False; other gains go into the weights
+    gain                                        with Synapse by C_m; 1 - decay of e-prop neurons by
+                                                regular_spike_arrival = False; others go into the weights
 
 The e-prop neurons subtract V_th - E_L one step after a spike. Another amount, as of a reset before the decay, is mended
 by a connection of each neuron to itself (``self_weight``): its weight is what was subtracted too much.
 
-NEST keeps potentials relative to E_L and tells them with E_L added: a rest other than zero is taken where the threshold
-comes back from that unchanged. Sources: NEST 3.10, models/iaf_psc_delta.cpp, models/eprop_iaf_bsshslm_2020.cpp and the
-files beside them.
+NEST keeps potentials relative to E_L and tells them with E_L added: with a rest other than zero, V_m and what from_nest
+reads may differ in the last bit. Sources: NEST 3.10, models/iaf_psc_delta.cpp, models/eprop_iaf_bsshslm_2020.cpp and
+the files beside them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ovonic.adapters.toolchains import Unsupported
+from ovonic.adapters.nest_currents import find_currents, find_tau, propagator
 from ovonic.models.dynamics import (
     Adaptation,
     Comparison,
@@ -38,63 +40,43 @@ from ovonic.models.dynamics import (
     Refractory,
     Reset,
     ResetToValue,
-    SubtractAdapted,
     SubtractThreshold,
+    Synapse,
     When,
 )
 from ovonic.models.layers import Readout, Spiking
 
 __all__ = [
     "ADAPTING",
+    "CURRENT",
     "HARD",
     "MODELS",
     "READOUT",
-    "SOFT",
-    "by_gain",
-    "find_tau",
+    "currents",
     "fires_on_ties",
     "layer_of",
     "model_of",
     "parameters",
-    "problems",
     "self_weight",
+    "weight_scale",
 ]
 
 Array = NDArray[np.float64]
 
-HARD, SOFT = "iaf_psc_delta", "eprop_iaf_bsshslm_2020"
+HARD, CURRENT, SOFT = "iaf_psc_delta", "iaf_psc_exp", "eprop_iaf_bsshslm_2020"
 ADAPTING, READOUT = "eprop_iaf_adapt_bsshslm_2020", "eprop_readout_bsshslm_2020"
-MODELS = (HARD, SOFT, ADAPTING, READOUT)
+MODELS = (HARD, CURRENT, SOFT, ADAPTING, READOUT)
 
-NO_DECAY, ALL_DECAY = 1e17, 1e-3
-"""Time constants in steps of which exp(-1 / tau) is 1 and 0."""
-
-
-def find_tau(decay: float, dt: float) -> float | None:
-    """The time constant, ms, of which NEST computes this decay, bit for bit; None: there is none."""
-    return next((tau for tau in _near_taus(decay, dt) if math.exp(-dt / tau) == decay), None)
-
-
-def _near_taus(decay: float, dt: float) -> Iterator[float]:
-    if decay in (0.0, 1.0):
-        yield dt * (NO_DECAY if decay else ALL_DECAY)
-        return
-    for direction in (math.inf, 0.0):
-        tau = -dt / math.log(decay)
-        for _ in range(16):
-            yield tau
-            tau = math.nextafter(tau, direction)
-
-
-def _nearest(decay: float, dt: float) -> float:
-    """The nearest decay that has a time constant."""
-    return min((math.exp(-dt / tau) for tau in _near_taus(decay, dt)), key=lambda near: abs(near - decay))
+NEVER = 1e300
+"""The V_th of a read-out that has to be a neuron."""
 
 
 def model_of(layer: Spiking | Readout) -> str:
     """The NEST model of a layer."""
     if isinstance(layer, Readout):
-        return READOUT
+        return READOUT if layer.synapse is None else CURRENT
+    if layer.dynamics.synapse is not None:
+        return CURRENT
     if isinstance(layer.dynamics.reset, ResetToValue):
         return HARD
     return SOFT if layer.dynamics.adaptation is None else ADAPTING
@@ -102,7 +84,7 @@ def model_of(layer: Spiking | Readout) -> str:
 
 def fires_on_ties(layer: Spiking) -> bool:
     """Whether NEST fires at v = threshold where the layer does not."""
-    return layer.dynamics.comparison is Comparison.GREATER and model_of(layer) != HARD
+    return layer.dynamics.comparison is Comparison.GREATER and not isinstance(layer.dynamics.reset, ResetToValue)
 
 
 def self_weight(dynamics: Dynamics) -> Any:
@@ -124,26 +106,66 @@ def _subtracted(dynamics: Dynamics, reset: Reset) -> Any:
 def by_gain(layer: Spiking | Readout) -> bool:
     """Whether the gain is that of ``regular_spike_arrival = False`` and nothing else arrives but what it scales."""
     d: Any = layer if isinstance(layer, Readout) else layer.dynamics
-    if model_of(layer) == HARD or np.all(np.equal(d.gain, 1)) or not np.all(np.equal(d.gain, 1 - np.asarray(d.decay))):
+    if (
+        model_of(layer) in (HARD, CURRENT)
+        or np.all(np.equal(d.gain, 1))
+        or not np.all(np.equal(d.gain, 1 - np.asarray(d.decay)))
+    ):
         return False
     return bool(np.all(np.equal(d.v_init, d.rest))) and (isinstance(layer, Readout) or not np.any(self_weight(d)))
+
+
+def weight_scale(layer: Spiking | Readout, dt: float) -> Any:
+    """What the weights of everything that arrives are multiplied by."""
+    d: Any = layer if isinstance(layer, Readout) else layer.dynamics
+    if d.synapse is None:
+        return 1.0 if by_gain(layer) else d.gain
+    native = np.array([found[3] for found in currents(d, dt) if found is not None])
+    return d.gain / native * d.synapse.gain
 
 
 def parameters(layer: Spiking | Readout, dt: float) -> dict[str, Any]:
     """What the neurons are created with: each a number, or an array of one a neuron."""
     d: Any = layer if isinstance(layer, Readout) else layer.dynamics
-    given: dict[str, Any] = {"E_L": d.rest, "V_m": d.rest, "tau_m": _taus(d.decay, dt), "C_m": 1.0, "I_e": 0.0}
+    given: dict[str, Any] = {"E_L": d.rest, "V_m": d.rest, "I_e": 0.0}
     model = model_of(layer)
-    if model != HARD:
+    if model == CURRENT:
+        found = np.array(currents(d, dt), dtype=float).T[:3]
+        given |= zip(("tau_m", "tau_syn_ex", "C_m"), found if found.shape[1] > 1 else found[:, 0], strict=True)
+        given |= {"tau_syn_in": given["tau_syn_ex"], "delta": 0.0}
+    else:
+        given |= {"tau_m": _taus(d.decay, dt), "C_m": 1.0}
+    if model not in (HARD, CURRENT):
         given["regular_spike_arrival"] = not by_gain(layer)
     if isinstance(layer, Spiking):
         given["V_th"] = _v_th(layer)
         given["t_ref"] = _refractory_steps(d) * dt
+        if isinstance(d.reset, ResetToValue):
+            given["V_reset"] = d.reset.v_reset
+    elif model == CURRENT:
+        given |= {"V_th": NEVER, "V_reset": d.rest}
     if model == HARD:
-        given |= {"V_reset": d.reset.v_reset, "refractory_input": False}
+        given["refractory_input"] = False
     if model == ADAPTING:
         given |= {"adapt_beta": d.adaptation.beta, "adapt_tau": _taus(d.adaptation.decay, dt), "adaptation": 0.0}
     return given
+
+
+def currents(d: Any, dt: float) -> list[tuple[float, float, float, float] | None]:
+    """tau_m, tau_syn, C_m and NEST's gain of each neuron, of one where all are equal; None where there are none.
+
+    NEST's gain is |gain| where it can be, else a power of two.
+    """
+    columns = np.broadcast_arrays(np.atleast_1d(d.decay), d.synapse.decay, np.abs(d.gain))
+    neurons = zip(*(column.tolist() for column in columns), strict=True)
+    return [_current(decay, decay_syn, gain, dt) for decay, decay_syn, gain in neurons]
+
+
+def _current(decay: float, decay_syn: float, gain: float, dt: float) -> tuple[float, float, float, float] | None:
+    for native in (gain, 1.0, 0.5, 2.0):
+        if (found := find_currents(decay, decay_syn, native, dt)) is not None:
+            return *found, native
+    return None
 
 
 def layer_of(model: str, given: Mapping[str, Array], dt: float, extra: Array | None = None) -> Spiking | Readout:
@@ -158,12 +180,24 @@ def layer_of(model: str, given: Mapping[str, Array], dt: float, extra: Array | N
     """
     decay = np.array([math.exp(-dt / tau) for tau in given["tau_m"]])
     rest, v_init = given["E_L"], given["V_m"]
-    gain = np.ones_like(decay) if model == HARD else np.where(given["regular_spike_arrival"] != 0, 1.0, 1 - decay)
+    gain = (
+        np.ones_like(decay)
+        if model in (HARD, CURRENT)
+        else np.where(given["regular_spike_arrival"] != 0, 1.0, 1 - decay)
+    )
     if model == READOUT:
         return Readout(decay, gain, rest, v_init)
+    synapse = None
+    if model == CURRENT:
+        taus = given["tau_syn_ex"].tolist(), given["tau_m"].tolist(), given["C_m"].tolist()
+        gain = np.array([propagator(*values, dt) for values in zip(*taus, strict=True)])
+        synapse = Synapse(np.array([math.exp(-dt / tau) for tau in given["tau_syn_ex"]]))
+        rest = rest + given["I_e"] * given["tau_m"] / given["C_m"]
+        if np.all(given["V_th"] >= NEVER):
+            return Readout(decay, gain, rest, v_init, synapse)
     steps = np.round(given["t_ref"] / dt).astype(np.int64)
     threshold = given["V_th"]
-    if model == HARD:
+    if model in (HARD, CURRENT):
         reset: Reset = ResetToValue(given["V_reset"])
         refractory = Refractory(steps, frozen=True)
     else:
@@ -174,13 +208,17 @@ def layer_of(model: str, given: Mapping[str, Array], dt: float, extra: Array | N
     if model == ADAPTING:
         decay_b = np.array([math.exp(-dt / tau) for tau in given["adapt_tau"]])
         adaptation = Adaptation(decay_b, given["adapt_beta"])
-    dynamics = Dynamics(decay, threshold, gain, rest, v_init, Comparison.GREATER_EQUAL, reset, refractory, adaptation)
+    how = Comparison.GREATER_EQUAL
+    dynamics = Dynamics(decay, threshold, gain, rest, v_init, how, reset, refractory, adaptation, synapse)
     return Spiking(dynamics if extra is None else dynamics.replace(reset=_mended(dynamics, extra)))
 
 
 def _mended(dynamics: Dynamics, extra: Array) -> Reset:
+    """The reset that the connections to themselves make of NEST's, whose V_th is told to its last bits only."""
+    largest: Any = np.maximum(np.abs(dynamics.threshold), np.abs(dynamics.rest))
+    rounding = 8 * np.spacing(largest) * np.any(dynamics.rest)
     for reset in (SubtractThreshold(), SubtractThreshold(When.SAME_STEP), NoReset()):
-        if np.array_equal(np.broadcast_to(self_weight(dynamics.replace(reset=reset)), extra.shape), extra):
+        if np.all(np.abs(self_weight(dynamics.replace(reset=reset)) - extra) <= rounding):
             return reset
     raise LookupError
 
@@ -199,142 +237,10 @@ def _refractory_steps(d: Dynamics) -> Any:
 
 
 def _v_th(layer: Spiking) -> Any:
-    """V_th of which V_th - E_L is the first level that fires."""
+    """V_th, of which NEST compares V_th - E_L: for > the first of them beyond threshold - rest."""
     d: Any = layer.dynamics
-    level = np.asarray(d.threshold - d.rest)
-    if d.comparison is Comparison.GREATER and model_of(layer) == HARD:
-        return np.nextafter(level, math.inf) + d.rest
-    return d.threshold
-
-
-# ------------------------------------------------------------------------------------------------ refusals
-
-
-def problems(name: str, layer: Spiking | Readout, dt: float) -> Iterator[Unsupported]:
-    """What of a layer's dynamics NEST's neurons do not do."""
-    d: Any = layer if isinstance(layer, Readout) else layer.dynamics
-    owner = "Readout" if isinstance(layer, Readout) else "Dynamics"
-
-    def no(feature: str, reason: str, remedy: str, loss: str = "", **instead: Any) -> Unsupported:
-        near = d.replace(**instead)
-        near = near if isinstance(layer, Readout) else layer.replace(dynamics=near)
-        return Unsupported(name, f"{owner}.{feature}", reason, remedy, near if instead else None, loss)
-
-    if d.synapse is not None:
-        yield no(
-            "synapse",
-            "these neurons jump with each spike, without a synaptic current",
-            "run it on Brian2, Norse or snnTorch",
-            "the membrane is driven by the input itself, not by the current",
-            synapse=None,
-        )
-    yield from _decays(no, dt, d, "decay", lambda decay: {"decay": decay})
-    if isinstance(layer, Readout):
-        if np.any((d.v_init - np.asarray(d.rest)) + d.rest != d.v_init):
-            yield no(*_RELATIVE, v_init=d.rest, loss="the membrane starts at rest")
-        return
-    yield from _resets(no, d)
-    if d.adaptation is not None:
-        yield from _adaptations(no, dt, d)
-    threshold, rest = np.asarray(d.threshold), np.asarray(d.rest)
-    first = threshold - rest
-    told = [((d.v_init - rest) + rest, d.v_init), (first + rest, threshold)]
-    if isinstance(d.reset, ResetToValue):
-        told.append(((d.reset.v_reset - rest) + rest, d.reset.v_reset))
-        if d.comparison is Comparison.GREATER:
-            told[1] = (_v_th(layer) - rest, np.nextafter(first, math.inf))
-    if any(np.any(got != due) for got, due in told):
-        changes: dict[str, Any] = {}
-        if isinstance(d.reset, ResetToValue):
-            changes = {"threshold": first, "rest": 0.0, "v_init": d.v_init - rest}
-            changes["reset"] = d.reset.replace(v_reset=d.reset.v_reset - rest)
-        yield no(*_RELATIVE, loss="potentials are relative to rest, the threshold rounded to its last bit", **changes)
-    elif np.any(np.asarray(d.v_init) >= threshold):
-        reason = "the membrane would fire before the first step"
-        yield no("v_init", reason, "start it below the threshold", "the membrane starts at rest", v_init=d.rest)
-
-
-_RELATIVE = (
-    "rest",
-    "NEST keeps potentials relative to E_L, from where these do not come back to the last bit",
-    "shift all potentials of the layer so that rest is 0",
-)
-
-
-def _decays(no: Any, dt: float, owner: Any, feature: str, changed: Any) -> Iterator[Unsupported]:
-    values = np.asarray(owner.decay)
-    missing = [k for k, decay in enumerate(values.flat) if find_tau(float(decay), dt) is None]
-    if missing:
-        near = values.copy()
-        near.flat[missing] = [_nearest(float(values.flat[k]), dt) for k in missing]
-        where = f" of neuron {missing[0]}" if values.ndim else ""
-        yield no(
-            feature,
-            f"NEST computes exp(-dt/tau_m), which is {float(values.flat[missing[0]])!r}{where} for no tau_m",
-            "take a decay that exp(-dt/tau) gives",
-            "the decay differs in its last bits",
-            **changed(near if near.ndim else near.item()),
-        )
-
-
-def _resets(no: Any, d: Any) -> Iterator[Unsupported]:
-    hard, silent = isinstance(d.reset, ResetToValue), np.asarray(d.refractory.silent_steps)
-    if hard and d.adaptation is not None:
-        yield no(
-            "reset",
-            "NEST's adapting e-prop neuron subtracts its threshold",
-            "use SubtractThreshold()",
-            "the threshold is subtracted, one step later, and the membrane integrates through its silence",
-            reset=SubtractThreshold(),
-            refractory=Refractory(d.refractory.silent_steps),
-        )
-    elif hard and not d.refractory.frozen and np.any(silent > (d.reset.when is When.NEXT_AFTER_INPUT)):
-        yield no(
-            "refractory",
-            "iaf_psc_delta, which resets to a value, freezes its membrane while it is silent",
-            "use Refractory(.., frozen=True)",
-            "the membrane keeps its value in the silent steps",
-            refractory=d.refractory.replace(frozen=True),
-        )
-    elif not hard and d.refractory.frozen:
-        yield no(
-            "refractory",
-            "NEST's e-prop neurons, which subtract, integrate while they are silent",
-            "use Refractory(.., frozen=False)",
-            "the membrane integrates in the silent steps",
-            refractory=d.refractory.replace(frozen=False),
-        )
-    adapted = isinstance(d.reset, SubtractAdapted)
-    if not isinstance(d.reset, ResetToValue | SubtractThreshold | NoReset) and not (adapted and d.adaptation is None):
-        yield no(
-            "reset",
-            f"no neuron of NEST does {type(d.reset).__name__}",
-            f"use SubtractThreshold(When.{d.reset.when.name})",
-            "the bare threshold is subtracted" if adapted else "the threshold is subtracted each time",
-            reset=SubtractThreshold(d.reset.when),
-        )
-
-
-def _adaptations(no: Any, dt: float, d: Any) -> Iterator[Unsupported]:
-    adaptation = d.adaptation
-    if np.any(np.asarray(adaptation.beta) < 0):
-        beta = np.maximum(adaptation.beta, 0.0)
-        yield no(
-            "adaptation",
-            "NEST's adapt_beta may not be negative",
-            "use a beta of at least 0",
-            "neurons of negative beta do not adapt",
-            adaptation=adaptation.replace(beta=beta),
-        )
-    elif adaptation.fresh_spike_decays:
-        yield no(
-            "adaptation",
-            "in NEST a fresh spike counts in full",
-            "use Adaptation(decay, beta * decay), which raises the threshold by as much",
-            "the adaptation is told in units of a decay, and rounded to its last bits",
-            adaptation=Adaptation(adaptation.decay, adaptation.beta * np.asarray(adaptation.decay)),
-        )
-    else:
-        yield from _decays(
-            no, dt, adaptation, "adaptation", lambda decay: {"adaptation": adaptation.replace(decay=decay)}
-        )
+    v_th, level = np.array(d.threshold, dtype=float), np.asarray(d.threshold - d.rest)
+    if d.comparison is Comparison.GREATER and isinstance(d.reset, ResetToValue):
+        while np.any(low := v_th - d.rest <= level):
+            v_th = np.where(low, np.nextafter(v_th, math.inf), v_th)
+    return v_th

@@ -7,20 +7,21 @@ neuron is refused by name.
 
 Time, where ``to_nest`` did not make the nodes: step t of every layer and input is what NEST stamps (t + 1) steps, and
 an edge's delay is NEST's own. I_e is the bias of a Linear without weights: of iaf_psc_delta it acts in step 0, of the
-e-prop neurons from step 1 on.
+e-prop neurons from step 1 on; of iaf_psc_exp it shifts the rest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovonic.adapters.nest_building import NestNetwork, quiet
-from ovonic.adapters.nest_forms import HARD, MODELS, READOUT, layer_of
+from ovonic.adapters.nest_forms import CURRENT, HARD, MODELS, READOUT, layer_of
+from ovonic.adapters.nest_kernel import INPUTS, Connections, acting, base_of, columns, scanned
 from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Input, Layer, Linear, Readout, Recurrence, Spiking
 from ovonic.models.network import Edge, Network
@@ -29,17 +30,6 @@ __all__ = ["from_nest"]
 
 Array = NDArray[Any]
 
-INPUTS = ("spike_generator", "spike_train_injector", "parrot_neuron")
-SYNAPSES = (
-    "static_synapse",
-    "static_synapse_hpc",
-    "static_synapse_lbl",
-    "eprop_synapse_bsshslm_2020",
-    "eprop_synapse_bsshslm_2020_hpc",
-)
-LEARNING = ("eprop_learning_signal_connection_bsshslm_2020", "rate_connection_delayed")
-"""Connections that carry errors and targets, by which no membrane moves."""
-
 PARAMETERS = {
     "E_L",
     "V_m",
@@ -47,6 +37,9 @@ PARAMETERS = {
     "V_reset",
     "V_min",
     "tau_m",
+    "tau_syn_ex",
+    "tau_syn_in",
+    "delta",
     "C_m",
     "I_e",
     "t_ref",
@@ -58,22 +51,6 @@ PARAMETERS = {
     "frozen",
     "ignore_and_spike",
 }
-
-
-class _Connections(NamedTuple):
-    """Some of the kernel's connections: ids of nodes, weights, delays in steps, synapse models."""
-
-    source: Array
-    target: Array
-    weight: Array
-    steps: Array
-    model: Array
-
-    def where(self, chosen: Array) -> _Connections:
-        return _Connections._make(column[chosen] for column in self)
-
-
-NONE = _Connections._make(np.zeros(0, dtype=int) for _ in range(5))
 
 
 def from_nest(nodes: NestNetwork | Mapping[str, Any] | None = None) -> Network:
@@ -93,43 +70,7 @@ def from_nest(nodes: NestNetwork | Mapping[str, Any] | None = None) -> Network:
             )
         if isinstance(nodes, NestNetwork):
             return _OurReader(nest, nodes).network()
-        return _Reader(nest, _scanned(nest) if nodes is None else nodes).network()
-
-
-def _scanned(nest: Any) -> dict[str, Any]:
-    if not len(found := nest.GetNodes()):
-        return {}
-    ids, models = np.atleast_1d(found.get("global_id")), np.atleast_1d(found.get("model"))
-    layers: dict[str, list[int]] = {}
-    name, last = "", ""
-    for node, model in zip(ids.tolist(), models, strict=True):
-        if nest.GetDefaults(model)["element_type"] not in ("neuron", "stimulator"):
-            continue
-        if model != last or node - 1 not in layers[name]:
-            name, last = f"{model}_{node}", model
-            layers[name] = []
-        layers[name].append(node)
-    collections = {name: nest.NodeCollection(members) for name, members in layers.items()}
-    return {name: c for name, c in collections.items() if not _only_feeds_parrots(nest, c)}
-
-
-def _only_feeds_parrots(nest: Any, nodes: Any) -> bool:
-    """Whether nodes are devices that act, if at all, on parrots or on the targets of read-outs."""
-    base = _base(nest, nodes)
-    if nest.GetDefaults(base)["element_type"] != "stimulator":
-        return False
-    targets = nest.GetConnections(nodes).get("target")
-    acted = set(np.atleast_1d(targets).tolist()) if len(nest.GetConnections(nodes)) else set()
-    kinds = {_base(nest, nest.NodeCollection([node])) for node in acted}
-    return kinds <= {"parrot_neuron"} if base != "step_rate_generator" else kinds <= {"parrot_neuron", READOUT}
-
-
-def _base(nest: Any, nodes: Any) -> str:
-    models = set(np.atleast_1d(nodes.get("model")).tolist())
-    if len(models) != 1:
-        raise UnsupportedDynamics(f"NEST layer of the models {', '.join(sorted(models))}: a layer has one")
-    base: str = nest.GetDefaults(models.pop())["type_id"]
-    return base
+        return _Reader(nest, scanned(nest) if nodes is None else nodes).network()
 
 
 class _Reader:
@@ -141,14 +82,14 @@ class _Reader:
         if not self.collections:
             raise ConfigError("NEST's kernel holds no nodes to read")
         self.ids = {name: np.atleast_1d(nodes.get("global_id")) for name, nodes in self.collections.items()}
-        self.kinds = {name: _base(nest, nodes) for name, nodes in self.collections.items()}
+        self.kinds = {name: base_of(nest, nodes) for name, nodes in self.collections.items()}
         self.inputs = [name for name, kind in self.kinds.items() if kind in INPUTS]
         self.given = {name: self._parameters(name) for name in self.collections if name not in self.inputs}
         self.layers: dict[str, Layer] = {name: Input((len(self.ids[name]),)) for name in self.inputs}
         self.edges: list[Edge] = []
 
     def network(self) -> Network:
-        connections = self._connections()
+        connections = acting(self.nest, self.ids, self.inputs)
         for name, given in self.given.items():
             layer = layer_of(self.kinds[name], given, self.dt)
             self.layers[name] = layer
@@ -161,7 +102,8 @@ class _Reader:
                     self._recurrence(target, between)
                     continue
                 for steps in np.unique(between.steps).tolist():
-                    self._feed(source, target, between.where(between.steps == steps), steps)
+                    among = between.where(between.steps == steps)
+                    self._feed(source, target, among, steps + self._late(target))
         return Network(self.layers, tuple(self.edges), self.dt)
 
     def _parameters(self, name: str) -> dict[str, Array]:
@@ -176,69 +118,35 @@ class _Reader:
         given = {key: np.atleast_1d(np.array(nodes.get(key), dtype=float)) for key in known}
         steps = given.get("t_ref", np.zeros(1)) / self.dt
         wrong = {
-            "V_min, a floor of the membrane": np.any(given["V_min"] > -1e300),
+            "V_min, a floor of the membrane": np.any(given.get("V_min", -math.inf) > -1e300),
+            "two time constants of currents, tau_syn_ex and tau_syn_in": np.any(
+                given.get("tau_syn_ex", 0) != given.get("tau_syn_in", 0)
+            ),
+            "delta, a threshold at random": np.any(given.get("delta", 0)),
+            "an I_e that drives the membrane to its threshold past the current": self._driven(kind, given),
             "refractory_input=True": np.any(given.get("refractory_input", 0)),
             "frozen=True, which leaves neurons out": np.any(given["frozen"]),
             "ignore_and_spike=True": np.any(given.get("ignore_and_spike", 0)),
             "an adaptation that does not start at 0": np.any(given.get("adaptation", 0)),
             "t_ref, which is no whole number of steps": np.any(np.abs(steps - np.round(steps)) > 1e-6),
             "the kernel's eprop_reset_neurons_on_update, by which neurons start anew every eprop_update_interval: set "
-            "it to False": kind != HARD and self.nest.eprop_reset_neurons_on_update,
+            "it to False": kind not in (HARD, CURRENT) and self.nest.eprop_reset_neurons_on_update,
         }
         for what, found in wrong.items():
             if found:
                 raise UnsupportedDynamics(f"NEST layer {name!r}: {kind}: no description has {what}")
         return given
 
-    def _connections(self) -> _Connections:
-        """The connections between layers, all others being of no effect on them.
+    def _driven(self, kind: str, given: Mapping[str, Array]) -> bool:
+        """Whether the potential to which I_e shifts the rest of iaf_psc_exp is no rest below its threshold."""
+        if kind != CURRENT or not np.any(given["I_e"]):
+            return False
+        return bool(np.any(given["E_L"] + given["I_e"] * given["tau_m"] / given["C_m"] >= given["V_th"]))
 
-        Raises: UnsupportedDynamics: some are of another effect.
-        """
-        found = self.nest.GetConnections()
-        if not len(found):
-            return NONE
-        every = self._columns(found)
-        neurons = np.concatenate([self.ids[name] for name in self.given] or [np.zeros(0, dtype=int)])
-        parrots = np.concatenate([self.ids[name] for name in self.inputs] or [np.zeros(0, dtype=int)])
-        if np.any(fed := np.isin(every.target, parrots) & np.isin(every.source, neurons)):
-            raise UnsupportedDynamics(f"NEST: neuron {every.source[fed][0]} feeds an input: connect neurons directly")
-        acting = every.where(np.isin(every.target, neurons) & ~np.isin(every.model, LEARNING))
-        layers = np.concatenate(list(self.ids.values()))
-        others = np.unique(acting.source[~np.isin(acting.source, layers)])
-        recorders = [node for node in others if self._kind(node)["element_type"] == "recorder"]
-        acting = acting.where(~np.isin(acting.source, recorders))
-        plain = self._plain_synapses(acting.model)
-        known = np.isin(acting.source, layers)
-        for k in np.flatnonzero(~(plain & known))[:1]:
-            kind = self._kind(acting.source[k])
-            what = f"{kind['type_id']} {acting.source[k]} acts by {acting.model[k]} on neuron {acting.target[k]}"
-            remedy = "name it as a layer" if plain[k] else f"read are {', '.join(SYNAPSES)}"
-            if kind["element_type"] == "stimulator":
-                remedy = "put parrot neurons behind it, which are read as an input; for a constant current use I_e"
-            raise UnsupportedDynamics(f"NEST: {what}: {remedy}")
-        return acting
+    def _late(self, name: str) -> int:
+        return int(self.kinds[name] == CURRENT)
 
-    def _kind(self, node: int) -> Any:
-        return self.nest.GetDefaults(self.nest.NodeCollection([int(node)]).get("model"))
-
-    def _plain_synapses(self, models: Array) -> Array:
-        """Which connections carry a constant weight: static and e-prop synapses, and copies of static ones."""
-        kinds = {}
-        plain = self.nest.GetDefaults("static_synapse")
-        for model in np.unique(models).tolist():
-            given = self.nest.GetDefaults(model)
-            kinds[model] = model in SYNAPSES or (
-                set(given) == set(plain) and given["sizeof"] == plain["sizeof"] and model.partition("_")[0] != "cont"
-            )
-        return np.array([kinds[model] for model in models.tolist()], dtype=bool)
-
-    def _columns(self, found: Any) -> _Connections:
-        keys = ("source", "target", "weight", "delay", "synapse_model")
-        source, target, weight, delay, model = (np.atleast_1d(np.array(found.get(key))) for key in keys)
-        return _Connections(source, target, weight, np.round(delay / self.dt).astype(int), model)
-
-    def _matrix(self, source: str, target: str, among: _Connections) -> tuple[Array, Array]:
+    def _matrix(self, source: str, target: str, among: Connections) -> tuple[Array, Array]:
         """Weights [in, out], those of several connections added up, and how many there are."""
         shape = len(self.ids[source]), len(self.ids[target])
         weights, count = np.zeros(shape), np.zeros(shape, dtype=int)
@@ -254,7 +162,7 @@ class _Reader:
     def _drive(self, name: str, layer: Spiking | Readout) -> None:
         """I_e as a bias."""
         given = self.given[name]
-        if not np.any(given["I_e"]):
+        if not np.any(given["I_e"]) or self.kinds[name] == CURRENT:
             return
         decay = np.array([math.exp(-self.dt / tau) for tau in given["tau_m"]])
         hard = self.kinds[name] == HARD
@@ -269,7 +177,7 @@ class _Reader:
         (n,) = self.layers[source].gives(getattr(self.layers[source], "shape", ()))
         self._linear(f"{name}_I_e", source, name, np.zeros((n, len(bias))), 0, 0 if hard else 1, bias)
 
-    def _feed(self, source: str, target: str, among: _Connections, steps: int) -> None:
+    def _feed(self, source: str, target: str, among: Connections, steps: int) -> None:
         weights, count = self._matrix(source, target, among)
         self._insert(f"{source}_{target}", source, target, weights, count, steps)
 
@@ -289,17 +197,19 @@ class _Reader:
         self.layers[name] = Linear(weights, bias)
         self.edges += [Edge(source, name, steps), Edge(name, target, behind)]
 
-    def _recurrence(self, name: str, among: _Connections) -> None:
+    def _recurrence(self, name: str, among: Connections) -> None:
         delays = np.unique(among.steps).tolist()
         if not delays:
             return
         if len(delays) > 1:
             steps = ", ".join(map(str, delays))
             raise UnsupportedDynamics(f"NEST layer {name!r}: recurrent delays of {steps} steps: a recurrence has one")
-        if self.kinds[name] == READOUT:
+        if isinstance(self.layers[name], Readout):
             raise UnsupportedDynamics(f"NEST layer {name!r}: a read-out that feeds on itself")
         weights, count = self._matrix(name, name, among)
-        self.layers[name] = self.layers[name].replace(recurrence=_recurrence(weights, count, delays[0]))
+        self.layers[name] = self.layers[name].replace(
+            recurrence=_recurrence(weights, count, delays[0] + self._late(name))
+        )
 
 
 def _recurrence(weights: Array, count: Array, delay: int) -> Recurrence:
@@ -324,20 +234,17 @@ class _OurReader(_Reader):
         for label, joint in enumerate(self.made.joints):
             among = self._labelled(label)
             total += len(among.source)
-            steps = int(among.steps[0]) if len(among.source) else 1
             _, _, source, target, _ = joint
+            steps = int(among.steps[0]) + self._late(target) if len(among.source) else 1
             found[target].append((joint, *self._matrix(source, target, among), steps))
-        if total != len(self._connections().source):
+        if total != len(acting(self.nest, self.ids, self.inputs).source):
             raise UnsupportedDynamics("NEST: connections that to_nest did not make: read nodes.layers instead")
         for name, joints in found.items():
             self._layer(name, joints)
         return Network(self.layers, tuple(self.edges), self.made.dt_ms)
 
-    def _labelled(self, label: int) -> _Connections:
-        found = self.nest.GetConnections(synapse_label=label)
-        if not len(found):
-            return NONE
-        return self._columns(found)
+    def _labelled(self, label: int) -> Connections:
+        return columns(self.nest, self.nest.GetConnections(synapse_label=label))
 
     def _layer(self, name: str, joints: list[tuple[Any, Array, Array, int]]) -> None:
         given, n = dict(self.given[name]), len(self.ids[name])
@@ -352,7 +259,7 @@ class _OurReader(_Reader):
                 biases[linear] = weights[0], steps
         kind = self.kinds[name]
         try:
-            layer = layer_of(kind, given, self.dt, None if kind in (HARD, READOUT) else extra)
+            layer = layer_of(kind, given, self.dt, None if kind in (HARD, CURRENT, READOUT) else extra)
         except LookupError:
             raise UnsupportedDynamics(f"NEST layer {name!r}: connections that mend its reset were changed") from None
         for (kind, linear, source, _, behind), weights, count, steps in joints:

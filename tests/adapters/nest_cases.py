@@ -15,8 +15,10 @@ from ovonic.models.dynamics import (
     Dynamics,
     NoReset,
     Refractory,
+    Reset,
     ResetToValue,
     SubtractThreshold,
+    Synapse,
     When,
 )
 from ovonic.models.layers import Input, Layer, Linear, Readout, Recurrence, Spiking
@@ -59,6 +61,8 @@ class Draw:
             adaptation = None
             if not self.native:
                 reset = reset.replace(when=_pick(rng, *When))
+            if rng.random() < 0.35:
+                return self.current_based(n, decay, threshold, reset, refractory)
         else:
             reset = _pick(rng, SubtractThreshold(), SubtractThreshold(When.SAME_STEP), NoReset())
             if np.all(np.equal(decay, 0) | np.equal(decay, 1)):  # then some of them mean the same
@@ -86,8 +90,16 @@ class Draw:
             adaptation=adaptation,
         )
 
-    def recurrence(self, n: int) -> Recurrence | None:
-        delay = int(self.rng.integers(1, 4))
+    def current_based(self, n: int, decay: Any, threshold: float, reset: Reset, refractory: Refractory) -> Dynamics:
+        rng = self.rng
+        synapse = Synapse(0.5 if self.dyadic else _pick(rng, 0.6, 0.9), 1.0 if self.native else 0.5)
+        gain = 0.5 if self.dyadic or self.native else _pick(rng, 0.3, 1.0, -0.5)
+        how = Comparison.GREATER_EQUAL if self.native else _pick(rng, *Comparison)
+        rest = _pick(rng, 0.0, -0.25)
+        return Dynamics(decay, threshold, gain, rest, rest, how, reset, refractory, None, synapse)
+
+    def recurrence(self, n: int, shortest: int) -> Recurrence | None:
+        delay = int(self.rng.integers(shortest, 4))
         matrix, kind = self.weights(n, n, scale=0.3), self.rng.integers(4)
         if kind == 2 and self.native:
             np.fill_diagonal(matrix, 0)
@@ -98,16 +110,19 @@ class Draw:
         rng = self.rng
         n_in, n, m = (int(rng.integers(2, 6)) for _ in range(3))
         bias = [_pick(rng, None, self.weights(k, scale=0.1)) for k in (n, m, n)]
+        low, high = self.dynamics(n), self.dynamics(m)
+        shortest = [1 if d.synapse is None else 2 for d in (low, high)]
+        slow = Readout(0.5, 0.5, 0.25, 0.25, Synapse(_pick(rng, 0.0, 0.5)))
         layers: dict[str, Layer] = {
             "x": Input((n_in,)),
             "in": Linear(self.weights(n_in, n), bias[0]),
-            "hidden": Spiking(self.dynamics(n), self.recurrence(n)),
+            "hidden": Spiking(low, self.recurrence(n, shortest[0])),
             "up": Linear(self.weights(n, m), bias[1]),
-            "top": Spiking(self.dynamics(m), self.recurrence(m)),
+            "top": Spiking(high, self.recurrence(m, shortest[1])),
             "skip": Linear(self.weights(n_in, m)),
             "out": Linear(self.weights(m, 2)),
             "y": Readout(self.decay(2), rest=_pick(rng, 0.0, 0.25), v_init=0.25),
-            "z": Readout(self.decay(m)),
+            "z": _pick(rng, Readout(self.decay(m)), slow),
         }
         delays = rng.integers(0, 3, 6).tolist()
         edges = [Edge("x", "in", delays[0]), Edge("in", "hidden", delays[1]), Edge("hidden", "up", delays[2])]

@@ -92,6 +92,20 @@ def test_a_gain_is_read_in_the_weights_and_a_masked_diagonal_as_zeros() -> None:
     assert back == due.with_weights({"in.weight": np.full((2, 3), 0.5)})
 
 
+def test_potentials_with_a_rest_are_read_to_their_last_bit() -> None:
+    """NEST keeps V_th - E_L: 0.3 above a rest of -1 comes back as 0.30000000000000004."""
+    for reset in (ResetToValue(-0.9), SubtractThreshold(When.SAME_STEP)):
+        said = _stack(Dynamics(A, 0.3, rest=-1.0, v_init=-0.7, comparison=GE, reset=reset))
+        nest = pytest.importorskip("nest")
+        nest.ResetKernel()
+        read = from_nest(to_nest(said)).layers["h"].dynamics  # type: ignore[attr-defined]
+        assert read.threshold == pytest.approx(0.3, abs=1e-15)
+        assert read.v_init == pytest.approx(-0.7, abs=1e-15)
+        assert type(read.reset) is type(reset)
+        assert read.reset.when is reset.when
+        assert (read.decay, read.rest) == (A, -1.0)
+
+
 @pytest.mark.parametrize("recurrence", [Recurrence([[0.5]]), Recurrence([0.5]), Recurrence([[0.0]], 3, True)])
 def test_a_single_neuron(recurrence: Recurrence) -> None:
     network = Network.stack({"x": Input((1,)), "h": Spiking(Dynamics(A, 0.6, comparison=GE), recurrence)})
@@ -177,6 +191,29 @@ def test_a_balanced_network_of_iaf_psc_delta(kernel: Any, dt: float) -> None:
     network = from_nest({"x": inputs, "cells": cells})
     assert network.dt_ms == dt
     assert network.layers["cells"].recurrence.delay == round(1.5 / dt)  # type: ignore[attr-defined]
+    trains = _nest_spikes(kernel, {"cells": cells}, 300)
+    _assert_as_nest_ran(network, trains, {"x": x})
+
+
+@pytest.mark.parametrize("dt", [1.0, 0.1])
+def test_a_network_of_iaf_psc_exp(kernel: Any, dt: float) -> None:
+    """Current-based neurons: a spike moves the membrane a step after it came, I_e shifts the rest."""
+    kernel.resolution = dt
+    rng = _rng(6)
+    x = (rng.random((300, 20)) < 0.3).astype(float)
+    given = {
+        "C_m": rng.uniform(20, 40, 30).tolist(),
+        "tau_m": 12.0,
+        "t_ref": 2.0,
+        "V_m": rng.uniform(-70, -56, 30).tolist(),
+    }
+    given |= {"tau_syn_ex": 3.0, "tau_syn_in": 3.0, "I_e": rng.uniform(0, 25, 30).tolist()}
+    cells, inputs = kernel.Create("iaf_psc_exp", 30, given), kernel.Create("spike_generator", 20)
+    _played(inputs, x, dt)
+    kernel.Connect(cells, cells, "all_to_all", {"weight": rng.normal(2, 20, (30, 30)), "delay": 1.0})
+    kernel.Connect(inputs, cells, "all_to_all", {"weight": rng.normal(8, 20, (30, 20)), "delay": 1.0})
+    network = from_nest({"x": inputs, "cells": cells})
+    assert network.layers["cells"].recurrence.delay == round(1 / dt) + 1  # type: ignore[attr-defined]
     trains = _nest_spikes(kernel, {"cells": cells}, 300)
     _assert_as_nest_ran(network, trains, {"x": x})
 
@@ -287,6 +324,9 @@ def test_other_neurons_are_refused_by_name(kernel: Any, model: str) -> None:
         ("iaf_psc_delta", {"frozen": True}, "frozen"),
         ("iaf_psc_delta", {"ignore_and_spike": True}, "ignore_and_spike"),
         ("eprop_iaf_adapt_bsshslm_2020", {"adaptation": 0.5}, "adaptation"),
+        ("iaf_psc_exp", {"tau_syn_ex": 1.0}, "tau_syn_ex and tau_syn_in"),
+        ("iaf_psc_exp", {"delta": 1.0}, "delta"),
+        ("iaf_psc_exp", {"I_e": 1000.0}, "I_e"),
     ],
 )
 def test_parameters_without_a_word_are_refused(kernel: Any, model: str, given: dict[str, Any], match: str) -> None:
