@@ -30,7 +30,6 @@ from ovonic.adapters.brian2_textbook import (
     numeric,
     refusal,
     silent_steps,
-    starts_free,
     textbook,
 )
 from ovonic.models.dynamics import Adaptation, Dynamics, Refractory, ResetToValue, Synapse
@@ -177,7 +176,7 @@ class _Reader:
         if found.code == INPUT_CODE:
             self._input(group, found.updates)
             return
-        starts_free(group)
+        _starts_free(group)
         form = FORMS.get(found.code) or READOUTS.get(found.code)
         comparison, reset = (
             self._use(part["spike"]) if "spike" in part else np.inf for part in (group.thresholder, group.resetter)
@@ -208,7 +207,7 @@ class _Reader:
         if self._use(*updates) > position:
             raise refusal(group, "it is compared before its update")
         drive = group.namespace["drive"]
-        twins = [g for g in self.net.objects if type(g) is type(group) and g.namespace.get("drive") is drive]
+        twins = [g for g in self.net.objects if type(g) is type(group) and (g.namespace or {}).get("drive") is drive]
         first = min(twins, key=_lag)
         if first is group:
             self._layer(group, Input((len(group),)))
@@ -291,6 +290,20 @@ def _delay(synapses: Any, pathway: Any, dt: float) -> int:
         listed = ", ".join(map(str, steps[:4]))
         raise refusal(synapses, f"delays of {listed} .. steps", "give each delay its own Synapses")
     return int(steps[0]) if len(steps) else 0
+
+
+def _starts_free(group: Any) -> None:
+    """Check that no neuron starts refractory, and that periods are counted in whole steps."""
+    from brian2 import prefs
+
+    if group._refractory is False:
+        return
+    if prefs["legacy.refractory_timing"]:
+        raise refusal(group, "refractoriness by the preference legacy.refractory_timing", "set it to False")
+    if not np.all(group.variables["not_refractory"].get_value()) or np.any(
+        group.variables["lastspike"].get_value() > -1e4
+    ):
+        raise refusal(group, "it starts refractory")
 
 
 def _ours(group: Any, form: Form, dt: float) -> Layer:

@@ -45,7 +45,7 @@ from ovonic.models.dynamics import (
 from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Readout, Spiking
 
-__all__ = ["Neuron", "Place", "layer_of", "numeric", "refusal", "silent_steps", "starts_free", "textbook"]
+__all__ = ["Neuron", "Place", "layer_of", "numeric", "refusal", "silent_steps", "textbook"]
 
 Array = NDArray[Any]
 EXACT = ("exact", "linear", "independent")
@@ -195,23 +195,6 @@ def numeric(owner: Any, expression: Any, namespace: Mapping[str, Any]) -> Any:
 def silent_steps(t_ref: Any, dt: float) -> Any:
     """The steps of a period as Brian2 counts them: ``timestep(t_ref, dt)``."""
     return np.floor((np.asarray(t_ref) + 1e-3 * dt) / dt).astype(int)
-
-
-def starts_free(group: Any) -> None:
-    """Check that no neuron starts refractory, and that periods are counted in whole steps.
-
-    Raises: UnsupportedDynamics.
-    """
-    from brian2 import prefs
-
-    if group._refractory is False:
-        return
-    if prefs["legacy.refractory_timing"]:
-        raise refusal(group, "refractoriness by the preference legacy.refractory_timing", "set it to False")
-    if not np.all(group.variables["not_refractory"].get_value()) or np.any(
-        group.variables["lastspike"].get_value() > -1e4
-    ):
-        raise refusal(group, "it starts refractory")
 
 
 def _value(owner: Any, name: str, namespace: Mapping[str, Any]) -> Any:
