@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ovonic.adapters.norse_building import SpikingModule
+from ovonic.adapters.norse_cells import load
 from ovonic.adapters.norse_following import check_chain
 from ovonic.adapters.norse_neurons import REMEDY, Part, is_neuron, is_timed, read_neuron, refuse_foreign
 from ovonic.adapters.torch_layers import READERS, as_array, read_layer, refuse_hooks, refuse_layer
@@ -133,9 +134,9 @@ def _leaves(path: str, module: nn.Module, lifted: bool) -> Iterator[Leaf]:
             refuse_layer(where, "a Lift of what loops over time itself: two axes of time", "one Lift, around cells")
         yield from _leaves(path, inner.lifted_module, True)
         return
-    if _is_norses(module, "SequentialState"):
+    if _passes_states(module):
         _check_states(where, module, passes_states=True)
-    elif kind is nn.Sequential:
+    elif type(module).forward is nn.Sequential.forward:
         _check_states(where, module, passes_states=False)
     elif kind is not nn.ModuleList:
         _check_own(where, module, kind)
@@ -186,13 +187,18 @@ def _returns_state(module: nn.Module) -> bool:
     """What it returns is (output, state)."""
     if _is_norses(module, "Lift"):
         return _returns_state(module.lifted_module)  # type: ignore[arg-type]
-    if type(module) is nn.Sequential:
+    if type(module).forward is nn.Sequential.forward and isinstance(module, nn.Sequential):
         return len(module) > 0 and _returns_state(module[-1])
-    return is_neuron(module) or _is_norses(module, "SequentialState")
+    return _takes_state(module)
 
 
 def _takes_state(module: nn.Module) -> bool:
-    return is_neuron(module) or _is_norses(module, "SequentialState")
+    return is_neuron(module) or _passes_states(module)
+
+
+def _passes_states(module: nn.Module) -> bool:
+    """A ``SequentialState``, or a subclass that leaves its ``forward`` alone."""
+    return bool(type(module).forward is load().torch.SequentialState.forward)
 
 
 def _is_looped(module: nn.Module) -> bool:

@@ -151,8 +151,13 @@ def test_lift_hands_a_state_on() -> None:
     from_norse(nn.Sequential(nn.Linear(4, N), t.Lift(t.LIFCell()), t.Lift(nn.Linear(N, 2))))
 
 
+class OwnSequential(nn.Sequential):
+    """A subclass with torch's forward."""
+
+
 def test_sequential_of_torch_forgets_states() -> None:
     for module in (
+        OwnSequential(nn.Linear(4, N), t.LIFCell()),
         nn.Sequential(nn.Linear(4, N), t.LIFCell()),
         t.SequentialState(nn.Sequential(nn.Linear(4, N), t.LIFCell())),
         t.Lift(nn.Sequential(nn.Linear(4, N), t.LIFCell())),
