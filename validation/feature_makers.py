@@ -10,31 +10,62 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovonic.models.dynamics import Dynamics, Reset, ResetToValue, decay_from_tau
+from ovonic.models.dynamics import Dynamics, ResetToValue, decay_from_tau
 from ovonic.models.layers import Conv, Flatten, Input, Layer, Linear, Pool, Pooling, Readout, Recurrence, Spiking
 from ovonic.models.network import Edge, Network
 
 __all__ = [
-    "BASE", "DECAY", "Draw", "Inputs", "Maker", "N", "biased", "chain", "changed", "convolution", "delays", "dynamics", "flattened", "flipped", "float32", "graded", "moved_groups", "pool", "read_out", "recurrent", "resets", "several_inputs", "space", "transposed", "two_ways"
-]  # fmt: skip
+    "BASES",
+    "DECAY",
+    "Draw",
+    "Inputs",
+    "Maker",
+    "N",
+    "biased",
+    "chain",
+    "changed",
+    "convolution",
+    "delays",
+    "dynamics",
+    "flattened",
+    "flipped",
+    "float32",
+    "graded",
+    "leaking",
+    "moved_groups",
+    "pool",
+    "read_out",
+    "recurrent",
+    "several_inputs",
+    "space",
+    "transposed",
+    "two_ways",
+    "unbiased",
+]
 
 N_IN, N, STEPS, SAMPLES = 4, 6, 40, 2
 DECAY = decay_from_tau(10.0, 1.0)
-BASE = Dynamics(DECAY, 1.0)
-"""What a layer does where nothing else is said: it leaks, and a spike subtracts the threshold."""
+BASES = {
+    "a subtracted threshold": Dynamics(DECAY, 1.0),
+    "reset to 0": Dynamics(DECAY, 1.0, reset=ResetToValue(0.0)),
+    "reset to 0, gain 1 - decay": Dynamics(DECAY, 1.0, gain=1 - DECAY, reset=ResetToValue(0.0)),
+}
+"""What a layer does where nothing else is said, since no toolchain but ours has them all: it leaks, and a spike
+subtracts the threshold in the next step, or sets the membrane to 0 in the same; weights go with the gain."""
 
 Array = NDArray[np.float64]
 Inputs = Mapping[str, Tensor]
 
 
 class Draw:
-    """The random numbers of one network."""
+    """The random numbers of one network, and what its layers do where nothing else is said."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, seed: int, base: Dynamics) -> None:
+        self.rng, self.base = np.random.default_rng(seed), base
+        self.scale = 1 / np.asarray(base.gain)
 
     def weights(self, *shape: int, mean: float = 0.3, spread: float = 0.3) -> Array:
-        return self.rng.normal(mean, spread, shape)
+        return self.rng.normal(mean, spread, shape) * self.scale
 
     def spikes(self, *shape: int, rate: float = 0.4) -> Tensor:
         return torch.tensor(self.rng.random((SAMPLES, STEPS, *shape)) < rate, dtype=torch.float64)
@@ -68,12 +99,19 @@ def dynamics(rules: Dynamics, dropped: Dynamics, sixteenths: bool = False) -> Ma
     return make
 
 
-def resets(reset: Reset, dropped: Reset, base: Dynamics = BASE) -> Maker:
-    return dynamics(base.replace(reset=reset), base.replace(reset=dropped))
+def changed(given: dict[str, Any], dropped: dict[str, Any] | None = None) -> Maker:
+    """A layer whose dynamics differ from the base by ``given``; without the feature, by ``dropped``."""
+    return lambda draw: dynamics(draw.base.replace(**given), draw.base.replace(**(dropped or {})))(draw)
 
 
-def changed(**changes: Any) -> Maker:
-    return dynamics(BASE.replace(**changes), BASE)
+def leaking(decay: float | Array) -> Maker:
+    """A layer of another decay, whose gain is still 1 - decay if that of the base is."""
+
+    def make(draw: Draw) -> Made:
+        scaled = draw.base.gain != 1 and not np.all(np.equal(decay, 1))
+        return changed({"decay": decay} | ({"gain": 1 - np.asarray(decay)} if scaled else {}))(draw)
+
+    return make
 
 
 def recurrent(shape: tuple[int, ...], dropped: dict[str, Any] | None, **options: Any) -> Maker:
@@ -81,8 +119,8 @@ def recurrent(shape: tuple[int, ...], dropped: dict[str, Any] | None, **options:
 
     def make(draw: Draw) -> Made:
         recurrence = Recurrence(draw.weights(*shape, mean=0.0, spread=0.4), **options)
-        network = _stack(draw, Spiking(BASE, recurrence))
-        other = Spiking(BASE, None if dropped is None else recurrence.replace(**dropped))
+        network = _stack(draw, Spiking(draw.base, recurrence))
+        other = Spiking(draw.base, None if dropped is None else recurrence.replace(**dropped))
         x = {"x": draw.spikes(N_IN)}
         return network, x, _with(network, h=other), x
 
@@ -100,9 +138,9 @@ def _two_layers(draw: Draw) -> Network:
     parts: dict[str, Layer] = {
         "x": Input((N_IN,)),
         "w_in": Linear(draw.weights(N_IN, N)),
-        "h": Spiking(BASE),
+        "h": Spiking(draw.base),
         "w_2": Linear(draw.weights(N, N)),
-        "h_2": Spiking(BASE),
+        "h_2": Spiking(draw.base),
     }
     return Network.stack(parts)
 
@@ -125,27 +163,27 @@ def delays(source: str) -> Maker:
 
 def two_ways(draw: Draw) -> Made:
     """What arrives over two edges is added up."""
-    network, x = _stack(draw, Spiking(BASE)), {"x": draw.spikes(N_IN)}
+    network, x = _stack(draw, Spiking(draw.base)), {"x": draw.spikes(N_IN)}
     layers = dict(network.layers) | {"w_too": Linear(draw.weights(N_IN, N, mean=-0.1))}
-    both = Network(layers, (*network.edges, Edge("x", "w_too", 2), Edge("w_too", "h")))
+    both = Network(layers, (*network.edges, Edge("x", "w_too"), Edge("w_too", "h")))
     return both, x, network, x
 
 
 def several_inputs(draw: Draw) -> Made:
-    network, x = _stack(draw, Spiking(BASE)), {"x": draw.spikes(N_IN)}
+    network, x = _stack(draw, Spiking(draw.base)), {"x": draw.spikes(N_IN)}
     layers = dict(network.layers) | {"y": Input((2,)), "w_y": Linear(draw.weights(2, N))}
     both = Network(layers, (*network.edges, Edge("y", "w_y"), Edge("w_y", "h")))
     return both, x | {"y": draw.spikes(2)}, network, x
 
 
 def graded(draw: Draw) -> Made:
-    network, x = _stack(draw, Spiking(BASE)), draw.spikes(N_IN)
+    network, x = _stack(draw, Spiking(draw.base)), draw.spikes(N_IN)
     currents = x * torch.tensor(draw.rng.uniform(0.25, 1.75, x.shape))
     return network, {"x": currents}, network, {"x": x}
 
 
 def biased(draw: Draw) -> Made:
-    network, x = _stack(draw, Spiking(BASE), bias=True), {"x": draw.spikes(N_IN)}
+    network, x = _stack(draw, Spiking(draw.base), bias=True), {"x": draw.spikes(N_IN)}
     w_in: Any = network.layers["w_in"]
     return network, x, _with(network, w_in=w_in.replace(bias=None)), x
 
@@ -155,20 +193,24 @@ def space(front: Callable[[Draw], Layer], dropped: Callable[[Any], Layer], *shap
 
     def make(draw: Draw) -> Made:
         layer = front(draw)
-        network = Network.stack({"x": Input(shape), "front": layer, "h": Spiking(BASE)})
+        network = Network.stack({"x": Input(shape), "front": layer, "h": Spiking(draw.base)})
         x = {"x": draw.spikes(*shape, rate=rate)}
         return network, x, _with(network, front=dropped(layer)), x
 
     return make
 
 
-def convolution(*shape: int, bias: bool = False, **options: Any) -> Callable[[Draw], Conv]:
-    return lambda draw: Conv(draw.weights(*shape), draw.weights(shape[1], mean=0.1) if bias else None, **options)
+def convolution(*shape: int, **options: Any) -> Callable[[Draw], Conv]:
+    return lambda draw: Conv(draw.weights(*shape), draw.weights(shape[1], mean=0.1), **options)
 
 
 def flipped(layer: Conv) -> Conv:
     """The convolution of mathematics, where the description has a cross-correlation."""
     return layer.replace(weight=np.flip(layer.weight, tuple(range(2, layer.weight.ndim))))
+
+
+def unbiased(layer: Conv) -> Conv:
+    return layer.replace(bias=None)
 
 
 def moved_groups(layer: Conv) -> Conv:
@@ -182,7 +224,7 @@ def pool(how: Pooling, other: Pooling, *window: int) -> Maker:
 
     def weighted(draw: Draw) -> Made:
         network, x, dropped, _ = make(draw)
-        x = {"x": x["x"] * torch.tensor(draw.rng.uniform(0.25, 1.75, x["x"].shape))}
+        x = {"x": x["x"] * torch.tensor(draw.rng.uniform(0.25, 1.75, x["x"].shape) * draw.scale)}
         return network, x, dropped, x
 
     return weighted
@@ -190,7 +232,7 @@ def pool(how: Pooling, other: Pooling, *window: int) -> Maker:
 
 def flattened(draw: Draw) -> Made:
     weight = draw.weights(2 * 3, N)
-    parts = {"x": Input((2, 3)), "flat": Flatten(), "w_in": Linear(weight), "h": Spiking(BASE)}
+    parts = {"x": Input((2, 3)), "flat": Flatten(), "w_in": Linear(weight), "h": Spiking(draw.base)}
     network, x = Network.stack(parts), {"x": draw.spikes(2, 3)}
     columns = weight.reshape(2, 3, N).swapaxes(0, 1).reshape(6, N)
     return network, x, _with(network, w_in=Linear(columns)), x
@@ -199,7 +241,7 @@ def flattened(draw: Draw) -> Made:
 def read_out(readout: Readout, dropped: Readout) -> Maker:
     def make(draw: Draw) -> Made:
         x = {"x": draw.spikes(N_IN)}
-        parts = dict(_stack(draw, Spiking(BASE)).layers) | {"w_out": Linear(draw.weights(N, 2)), "out": readout}
+        parts = dict(_stack(draw, Spiking(draw.base)).layers) | {"w_out": Linear(draw.weights(N, 2)), "out": readout}
         network = Network.stack(parts)
         return network, x, _with(network, out=dropped), x
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ovonic.models.dynamics import (
     Dynamics,
     NoReset,
     Refractory,
+    Reset,
     ResetToValue,
     SubtractAdapted,
     SubtractThreshold,
@@ -39,7 +41,7 @@ from ovonic.models.simulation import run
 from ovonic.models.trace import Trace
 from ovonic.validation.dynamics import compare_traces
 from ovonic.validation.feature_makers import (
-    BASE,
+    BASES,
     DECAY,
     Draw,
     Inputs,
@@ -55,21 +57,23 @@ from ovonic.validation.feature_makers import (
     flipped,
     float32,
     graded,
+    leaking,
     moved_groups,
     pool,
     read_out,
     recurrent,
-    resets,
     several_inputs,
     space,
     transposed,
     two_ways,
+    unbiased,
 )
 
-__all__ = ["FEATURES", "Feature", "feature"]
+__all__ = ["FEATURES", "Feature", "bases_of", "feature"]
 
 DRAWS = 200
 OWN_DECAYS = np.array([decay_from_tau(tau, 1.0) for tau in (4.0, 6.0, 8.0, 10.0, 15.0, 20.0)])
+OWN_BETAS = np.array([0.0, 0.125, 0.25, 0.375, 0.5, 0.0])
 OWN_THRESHOLDS = np.array([0.75, 0.875, 1.0, 1.125, 1.25, 1.375])
 
 
@@ -78,88 +82,92 @@ class Feature:
     """A feature of the description.
 
     Attributes:
-        group, name: as a reader finds it. network, inputs: with it; inputs [B, T, *shape] by name, in the run's dtype.
+        group, name: as a reader finds it. base: of ``BASES``, on which it stands.
+        network, inputs: with it; inputs [B, T, *shape] by name, in the run's dtype.
         dropped: the network and the inputs without it.
     """
 
     group: str
     name: str
+    base: str
     network: Network
     inputs: Inputs
     dropped: tuple[Network, Inputs]
 
 
-ADAPTING = BASE.replace(adaptation=Adaptation(DECAY, 0.25))
+FULL = Adaptation(DECAY, 0.25)
 SIXTEENTHS = Dynamics(0.5, 1.0)
-TO_VALUE = ResetToValue(-0.25)
 OUT = Readout(DECAY)
+
+
+def _reset(reset: Reset, dropped: Reset) -> Maker:
+    """A reset, beside adaptation if an adapted threshold is subtracted."""
+    more = {"adaptation": FULL} if isinstance(reset, SubtractAdapted) else {}
+    return changed({"reset": reset} | more, {"reset": dropped} | more)
+
+
+def _sixteenths(**changes: Any) -> Maker:
+    """Numbers on so coarse a grid that membranes often meet their threshold; the comparison is turned."""
+    rules = SIXTEENTHS.replace(**changes)
+    turned = next(comparison for comparison in Comparison if comparison is not rules.comparison)
+    return dynamics(rules, rules.replace(comparison=turned), sixteenths=True)
+
+
+_LATE, _BEFORE, _SAME = When.NEXT_AFTER_INPUT, When.NEXT_BEFORE_DECAY, When.SAME_STEP
 
 MAKERS: Mapping[str, Mapping[str, Maker]] = {
     "Reset": {
-        "subtract the threshold, next step, after the input": resets(SubtractThreshold(), NoReset()),
-        "subtract the threshold, next step, before the decay": resets(
-            SubtractThreshold(When.NEXT_BEFORE_DECAY), SubtractThreshold()
+        "subtract the threshold, next step, after the input": _reset(SubtractThreshold(_LATE), NoReset()),
+        "subtract the threshold, next step, before the decay": _reset(
+            SubtractThreshold(_BEFORE), SubtractThreshold(_LATE)
         ),
-        "subtract the threshold, same step": resets(SubtractThreshold(When.SAME_STEP), SubtractThreshold()),
-        "subtract the threshold once (snnTorch)": resets(SubtractThresholdOnce(), SubtractThreshold(When.SAME_STEP)),
-        "subtract the adapted threshold, next step, after the input": resets(
-            SubtractAdapted(), SubtractThreshold(), ADAPTING
+        "subtract the threshold, same step": _reset(SubtractThreshold(_SAME), SubtractThreshold(_LATE)),
+        "subtract the threshold once (snnTorch)": _reset(SubtractThresholdOnce(), SubtractThreshold(_SAME)),
+        "subtract the adapted threshold, next step, after the input": _reset(
+            SubtractAdapted(_LATE), SubtractThreshold(_LATE)
         ),
-        "subtract the adapted threshold, next step, before the decay": resets(
-            SubtractAdapted(When.NEXT_BEFORE_DECAY), SubtractAdapted(When.SAME_STEP), ADAPTING
+        "subtract the adapted threshold, next step, before the decay": _reset(
+            SubtractAdapted(_BEFORE), SubtractAdapted(_SAME)
         ),
-        "subtract the adapted threshold, same step": resets(
-            SubtractAdapted(When.SAME_STEP), SubtractThreshold(When.SAME_STEP), ADAPTING
-        ),
-        "to a value, next step, after the input": resets(TO_VALUE.replace(when=When.NEXT_AFTER_INPUT), TO_VALUE),
-        "to a value, next step, before the decay": resets(
-            TO_VALUE.replace(when=When.NEXT_BEFORE_DECAY), TO_VALUE.replace(when=When.NEXT_AFTER_INPUT)
-        ),
-        "to a value, same step": resets(TO_VALUE, ResetToValue(0.0)),
-        "to 0, same step": resets(ResetToValue(0.0), SubtractThreshold(When.SAME_STEP)),
-        "none": resets(NoReset(), SubtractThreshold()),
+        "subtract the adapted threshold, same step": _reset(SubtractAdapted(_SAME), SubtractThreshold(_SAME)),
+        "to a value, next step, after the input": _reset(ResetToValue(-0.25, _LATE), ResetToValue(-0.25, _SAME)),
+        "to a value, next step, before the decay": _reset(ResetToValue(-0.25, _BEFORE), ResetToValue(-0.25, _LATE)),
+        "to a value, same step": _reset(ResetToValue(-0.25, _SAME), ResetToValue(0.0, _SAME)),
+        "to 0, same step": _reset(ResetToValue(0.0, _SAME), SubtractThreshold(_SAME)),
+        "none": _reset(NoReset(), SubtractThreshold()),
     },
-    "Comparison, where membranes meet their threshold": {
-        ">": dynamics(SIXTEENTHS, SIXTEENTHS.replace(comparison=Comparison.GREATER_EQUAL), sixteenths=True),
-        "> with a reset to a value": dynamics(
-            SIXTEENTHS.replace(reset=ResetToValue(0.0)),
-            SIXTEENTHS.replace(reset=ResetToValue(0.0), comparison=Comparison.GREATER_EQUAL),
-            sixteenths=True,
-        ),
-        ">=": dynamics(SIXTEENTHS.replace(comparison=Comparison.GREATER_EQUAL), SIXTEENTHS, sixteenths=True),
+    "Ties": {
+        ">, the threshold subtracted": _sixteenths(),
+        ">, reset to 0": _sixteenths(reset=ResetToValue(0.0)),
+        ">=, the threshold subtracted": _sixteenths(comparison=Comparison.GREATER_EQUAL),
+        ">=, reset to 0": _sixteenths(comparison=Comparison.GREATER_EQUAL, reset=ResetToValue(0.0)),
     },
     "Refractoriness": {
-        "membrane integrates": changed(refractory=Refractory(3)),
-        "membrane frozen": dynamics(
-            BASE.replace(refractory=Refractory(3, frozen=True)), BASE.replace(refractory=Refractory(3))
-        ),
-        "membrane frozen, reset to a value": dynamics(
-            BASE.replace(refractory=Refractory(3, frozen=True), reset=ResetToValue(0.0)),
-            BASE.replace(refractory=Refractory(3), reset=ResetToValue(0.0)),
-        ),
-        "one silence a neuron": dynamics(
-            BASE.replace(refractory=Refractory(np.arange(N))), BASE.replace(refractory=Refractory(2))
+        "membrane integrates": changed({"refractory": Refractory(3)}),
+        "membrane frozen": changed({"refractory": Refractory(3, frozen=True)}, {"refractory": Refractory(3)}),
+        "one silence a neuron": changed({"refractory": Refractory(1 + np.arange(N))}, {"refractory": Refractory(1)}),
+        "one silence a neuron, frozen": changed(
+            {"refractory": Refractory(1 + np.arange(N), frozen=True)}, {"refractory": Refractory(1, frozen=True)}
         ),
     },
     "Adaptation": {
-        "a spike counts in full": dynamics(ADAPTING, BASE),
-        "a fresh spike decays": dynamics(
-            BASE.replace(adaptation=Adaptation(DECAY, 0.25, fresh_spike_decays=True)), ADAPTING
-        ),
+        "a spike counts in full": changed({"adaptation": FULL}),
+        "a fresh spike decays": changed({"adaptation": FULL.replace(fresh_spike_decays=True)}, {"adaptation": FULL}),
+        "in some neurons": changed({"adaptation": Adaptation(DECAY, OWN_BETAS)}, {"adaptation": FULL}),
     },
     "Membrane": {
-        "gain 1 - decay": changed(gain=1 - DECAY, threshold=0.125),
-        "another gain": changed(gain=0.5),
-        "rest": changed(rest=0.25),
-        "initial potential": changed(v_init=0.5),
-        "no leak (IF)": changed(decay=1.0),
-        "no memory (threshold alone)": dynamics(Dynamics(0.0, 0.5, reset=NoReset()), Dynamics(0.0, 0.5)),
-        "one decay a neuron": dynamics(BASE.replace(decay=OWN_DECAYS), BASE),
-        "one threshold a neuron": dynamics(BASE.replace(threshold=OWN_THRESHOLDS), BASE),
+        "gain 1 - decay": changed({"gain": 1 - DECAY, "threshold": 0.125}, {"gain": 1.0, "threshold": 0.125}),
+        "another gain": changed({"gain": 0.5}),
+        "rest": changed({"rest": 0.25}),
+        "initial potential": changed({"v_init": 0.5}),
+        "no leak (IF)": leaking(1.0),
+        "no memory": leaking(0.0),
+        "one decay a neuron": leaking(OWN_DECAYS),
+        "one threshold a neuron": changed({"threshold": OWN_THRESHOLDS}),
     },
     "Synapse": {
-        "current": changed(synapse=Synapse(0.5)),
-        "current with a gain": dynamics(BASE.replace(synapse=Synapse(0.5, 0.5)), BASE.replace(synapse=Synapse(0.5))),
+        "current": changed({"synapse": Synapse(0.5)}),
+        "current with a gain": changed({"synapse": Synapse(0.5, 0.5)}, {"synapse": Synapse(0.5)}),
     },
     "Recurrence": {
         "all to all": transposed,
@@ -180,9 +188,7 @@ MAKERS: Mapping[str, Mapping[str, Maker]] = {
         "linear with bias": biased,
         "convolution, one axis": space(convolution(2, 2, 3, padding=(1,), stride=(2,)), flipped, 2, 8),
         "convolution, two axes": space(convolution(1, 2, 3, 3, padding=(1,), stride=(2,)), flipped, 1, 5, 5),
-        "convolution with bias": space(
-            convolution(1, 2, 2, 2, bias=True), lambda layer: layer.replace(bias=None), 1, 3, 3
-        ),
+        "convolution with bias": space(convolution(1, 2, 2, 2), unbiased, 1, 3, 3),
         "convolution in groups": space(convolution(1, 4, 2, 2, groups=2), moved_groups, 2, 3, 3),
         "convolution, dilated": space(convolution(1, 2, 2, 2, dilation=(2,)), flipped, 1, 4, 4),
         "mean over windows": pool(Pooling.MEAN, Pooling.MAX, 2, 2),
@@ -204,22 +210,27 @@ FEATURES = tuple((group, name) for group, makers in MAKERS.items() for name in m
 """Group and name of every feature."""
 
 
+def bases_of(group: str) -> tuple[str, ...]:
+    """The names of ``BASES`` on which the features of a group stand: those that name their reset, on the first."""
+    return tuple(BASES)[: 1 if group in ("Reset", "Ties", "Floats") else None]
+
+
 @functools.cache
-def feature(group: str, name: str) -> Feature:
+def feature(group: str, name: str, base: str) -> Feature:
     """The feature of that name, with weights that show it.
 
     Raises: RuntimeError: no draw shows it.
     """
     for seed in range(DRAWS):
-        network, inputs, other, others = MAKERS[group][name](Draw(seed))
+        network, inputs, other, others = MAKERS[group][name](Draw(seed, BASES[base]))
         ours, dropped = run(network, inputs), run(other, others)
         if not _differ(ours, dropped):
             continue
         verdict = compare_traces(ours, ours, network)
         rounds = next(iter(inputs.values())).dtype == torch.float32
         if (verdict.certified or rounds) and not verdict.silent:
-            return Feature(group, name, network, inputs, (other, others))
-    raise RuntimeError(f"{group}, {name}: none of {DRAWS} draws shows it")
+            return Feature(group, name, base, network, inputs, (other, others))
+    raise RuntimeError(f"{group}, {name}, {base}: none of {DRAWS} draws shows it")
 
 
 def _differ(a: Trace, b: Trace) -> bool:
