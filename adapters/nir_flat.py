@@ -63,7 +63,7 @@ def flatten(graph: Graph, dt_ms: float) -> Flat:
     for name in [name for name, node in nodes.items() if node.kind == "Delay"]:
         steps = whole_steps(name, nodes.pop(name), dt_ms)
         links = _contract(name, steps, links)
-    outputs = {}
+    outputs: dict[str, tuple[Shape, str]] = {}
     for name in [name for name, node in nodes.items() if node.kind == "Output"]:
         shown = sorted({link.source for link in links if link.target == name})
         if len(shown) > 1:

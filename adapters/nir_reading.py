@@ -128,6 +128,7 @@ class _Building:
         for name, cycle in self.cycles.items():
             if cycle.bias is not None:
                 edges = self.with_bias(self.names[name], cycle.bias, edges)
+        assert self.convention.dt_ms is not None
         network = Network(self.layers, tuple(edges), self.convention.dt_ms)
         return NirReading(network, tuple(self.mended), self.convention)
 
