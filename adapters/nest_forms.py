@@ -157,7 +157,7 @@ def currents(d: Any, dt: float) -> list[tuple[float, float, float, float] | None
     NEST's gain is |gain| where it can be, else a power of two.
     """
     columns = np.broadcast_arrays(np.atleast_1d(d.decay), d.synapse.decay, np.abs(d.gain))
-    neurons = zip(*(column.tolist() for column in columns), strict=True)
+    neurons = zip(*(column.ravel().tolist() for column in columns), strict=True)
     return [_current(decay, decay_syn, gain, dt) for decay, decay_syn, gain in neurons]
 
 
