@@ -154,7 +154,7 @@ def parameters(layer: Spiking | Readout, dt: float) -> dict[str, Any]:
 def currents(d: Any, dt: float) -> list[tuple[float, float, float, float] | None]:
     """tau_m, tau_syn, C_m and NEST's gain of each neuron, of one where all are equal; None where there are none.
 
-    NEST's gain is |gain| where it can be, else a power of two.
+    NEST's gain is |gain| where it can be, else a number near 1; their quotient goes into the weights.
     """
     columns = np.broadcast_arrays(np.atleast_1d(d.decay), d.synapse.decay, np.abs(d.gain))
     neurons = zip(*(column.ravel().tolist() for column in columns), strict=True)
@@ -162,7 +162,7 @@ def currents(d: Any, dt: float) -> list[tuple[float, float, float, float] | None
 
 
 def _current(decay: float, decay_syn: float, gain: float, dt: float) -> tuple[float, float, float, float] | None:
-    for native in (gain, 1.0, 0.5, 2.0):
+    for native in (gain, 1.0, 0.75, 1.25, 1.5):
         if (found := find_currents(decay, decay_syn, native, dt)) is not None:
             return *found, native
     return None

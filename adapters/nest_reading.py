@@ -235,6 +235,8 @@ class _OurReader(_Reader):
             among = self._labelled(label)
             total += len(among.source)
             _, _, source, target, _ = joint
+            if len(np.unique(among.steps)) > 1:
+                raise UnsupportedDynamics(f"NEST layer {target!r}: connections of one kind have several delays now")
             steps = int(among.steps[0]) + self._late(target) if len(among.source) else 1
             found[target].append((joint, *self._matrix(source, target, among), steps))
         if total != len(acting(self.nest, self.ids, self.inputs).source):
@@ -248,6 +250,9 @@ class _OurReader(_Reader):
 
     def _layer(self, name: str, joints: list[tuple[Any, Array, Array, int]]) -> None:
         given, n = dict(self.given[name]), len(self.ids[name])
+        moved = "V_m" if np.any(given["V_m"] != given["E_L"]) else "I_e" if np.any(given["I_e"]) else ""
+        if moved:
+            raise UnsupportedDynamics(f"NEST layer {name!r}: {moved} is no longer what to_nest set: read nodes.layers")
         extra = np.zeros(n)
         biases = {}
         for (kind, linear, *_), weights, _, steps in joints:

@@ -68,7 +68,7 @@ def _synapses(no: Any, dt: float, layer: Spiking | Readout, d: Any) -> Iterator[
         yield no("v_init", reason, "start it at rest", "the membrane starts at rest", v_init=d.rest)
     decays = np.ravel(d.decay).tolist() + np.ravel(d.synapse.decay).tolist()
     if all(find_tau(decay, dt) is not None for decay in decays) and None in currents(d, dt):
-        yield no("gain", "there is no C_m of which NEST computes it, a half or a double", "take another decay")
+        yield no("gain", "with these decays there is no C_m of which NEST computes it", "take another decay")
 
 
 def _decays(no: Any, dt: float, owner: Any, feature: str, changed: Any) -> Iterator[Unsupported]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -390,8 +391,22 @@ def test_iaf_psc_delta_resets_hard_and_records_after_it(kernel: Any) -> None:
     assert meter.events["V_m"].tolist() == [-0.25] * 3
 
 
-def test_the_trainee_of_the_robot_runs_with_its_greater_than() -> None:
-    """Its own weights: refusal of what NEST does identically would be a failure."""
-    network = _stack(Dynamics(A, 0.6, refractory=Refractory.from_n_ref(5)), n=30)
-    x = _spikes(1, 2, 249, 4)
-    _assert_same(run(network, x), simulate(network, x))
+@pytest.mark.shared
+def test_the_published_trainee_runs_with_its_greater_than(shared: Path) -> None:
+    """Its own weights and clock: refusal of what NEST does identically would be a failure."""
+    weights = np.load(shared / "published" / "robot_checkpoint.npz")
+    golden = np.load(shared / "published" / "robot_golden.npz")
+    network = Network.stack(
+        {
+            "clock": Input((5,)),
+            "in": Linear(weights["W_in_trainee"]),
+            "trainee": Spiking(
+                Dynamics(A, 0.6, refractory=Refractory.from_n_ref(5)),
+                Recurrence(weights["W_rec_trainee"], masked_diagonal=True),
+            ),
+        }
+    )
+    x = torch.tensor(golden["clock_signal_trainee"]).double()[:2]
+    theirs = run(network, x)
+    _assert_same(theirs, simulate(network, x), tolerance=1e-12)
+    assert np.array_equal(theirs["trainee"].spikes, golden["trainee_spikes_training"][:2])

@@ -130,6 +130,17 @@ def test_what_the_user_changed_is_read(kernel: Any) -> None:
         from_nest(made)
     read = from_nest(made.layers)
     assert read.layers["h"].recurrence.weight[0, 1] == 1  # type: ignore[attr-defined]
+    for changed in ({"I_e": 1.0}, {"V_m": 0.1}):
+        kernel.ResetKernel()
+        made = to_nest(_stack(Dynamics(A, 0.6, comparison=GE)))
+        made.layers["h"].set(changed)
+        with pytest.raises(UnsupportedDynamics, match=rf"'h': {next(iter(changed))} is no longer"):
+            from_nest(made)
+    kernel.ResetKernel()
+    made = to_nest(_stack(Dynamics(A, 0.6, comparison=GE)))
+    kernel.GetConnections(made.layers["x"], made.layers["h"]).delay = [1.0, 2.0, 1.0, 1.0, 1.0, 1.0]
+    with pytest.raises(UnsupportedDynamics, match="'h': connections of one kind have several delays"):
+        from_nest(made)
 
 
 def test_a_mended_reset_that_was_changed_is_refused(kernel: Any) -> None:
