@@ -8,7 +8,7 @@
     an edge without a Linear      Synapses SOURCE_TARGET_DELAY, one to one            no
     Spiking                       NeuronGroup NAME (``brian2_forms``)                 no
     Recurrence W, or w            Synapses NAME_recurrence, Brian2's delay one less;  no
-                                  masked diagonal: 'w*int(i != j)'
+                                  masked diagonal: 'w*others', others = [i != j]
     Readout                       NeuronGroup NAME without threshold                  no
     order within a step           slots for each layer: synapses, groups,             no
                                   thresholds, resets, synapses_1, groups_1, ..
@@ -160,7 +160,7 @@ def _run(inputs: Mapping[str, Tensor], network: Network, target: str) -> dict[st
     first = next(iter(inputs.values()))
     batch, steps = first.shape[:2]
     out = {}
-    with _brian2(target) as b2:
+    with _brian2("numpy") as b2:
         built = build(b2, network, inputs, np.dtype(str(first.dtype).removeprefix("torch.")))
         states, spikes = {}, {}
         for name, group in built.groups.items():
@@ -173,7 +173,9 @@ def _run(inputs: Mapping[str, Tensor], network: Network, target: str) -> dict[st
             if isinstance(layer, Spiking):
                 spikes[name] = b2.SpikeMonitor(group, name=f"{group.name}_spikes_")
         built.net.add(*states.values(), *spikes.values())
-        built.net.run(steps * built.clock.dt, namespace={})
+        with _brian2(target):
+            built.net.run(steps * built.clock.dt, namespace={})
+        _check_compiled(built.net)
         for name, monitor in states.items():
             for variable in monitor.record_variables:
                 array = np.array(monitor.variables[variable].get_value())  # [T, B N]; its memory dies with the monitor
@@ -183,6 +185,18 @@ def _run(inputs: Mapping[str, Tensor], network: Network, target: str) -> dict[st
             z[np.round(np.asarray(monitor.t_) / built.clock.dt_).astype(int), np.asarray(monitor.i)] = 1
             out[f"{name}.spikes"] = z.reshape(steps, batch, -1).swapaxes(0, 1)
     return out
+
+
+def _check_compiled(net: Any) -> None:
+    """Brian2 2.10.1 leaves out, without a word, code that Cython could not compile: say so.
+
+    Raises: ToolchainError.
+    """
+    for obj in net.sorted_objects:
+        for made in obj.code_objects:
+            text = str(getattr(made.code, "run", ""))
+            if text.strip() and "EMPTY_CODE_BLOCK" not in text and made.compiled_code.get("run") is None:
+                raise ToolchainError(f"Brian2 ran without the code of {obj.name!r}, which did not compile: use numpy")
 
 
 def _counter(spikes: Tensor, silent_steps: Any) -> Tensor:

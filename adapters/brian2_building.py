@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ovonic.adapters.brian2_forms import INPUT_CODE, code, form_of
+from ovonic.adapters.brian2_forms import HOLLOW, INPUT_CODE, code, form_of
 from ovonic.models.dynamics import ResetToValue
 from ovonic.models.layers import Input, Linear, Readout, Spiking
 from ovonic.models.network import Edge, Network
@@ -185,7 +185,7 @@ class _Builder:
     def _recurrence(self, layer: str) -> None:
         recurrence, group = self.network.layers[layer].recurrence, self.groups[layer]  # type: ignore[attr-defined]
         if recurrence is not None:
-            text = "own" if recurrence.weight.ndim == 1 else "w*int(i != j)" if recurrence.masked_diagonal else "w"
+            text = "own" if recurrence.weight.ndim == 1 else HOLLOW if recurrence.masked_diagonal else "w"
             name = self._name(f"{group.name}_recurrence", False)
             self._synapses(name, group, layer, text, recurrence.delay - 1, recurrence.weight)
 
@@ -193,14 +193,15 @@ class _Builder:
         """Synapses of a matrix [in, out]; one to one, of weights [n] or of none."""
         target = self.groups[layer]
         variable = {"own": "own", "1": None, "y_pre": None}.get(text, "w")
+        words = [word for word in (variable, "others") if word and word in text]
         made = self.b2.Synapses(
             source,
             target,
-            f"{variable} : 1 (constant)" if variable else None,
+            "\n".join(f"{word} : 1 (constant)" for word in words),
             on_pre=f"I_post += {text}",
             delay=delay * self.clock.dt,
             clock=self.clock,
-            dtype={variable: self.dtype} if variable else None,
+            dtype=dict.fromkeys(words, self.dtype),
             namespace={},
             name=name,
         )
@@ -214,4 +215,6 @@ class _Builder:
         made.connect(i=i, j=j)
         if variable and weight is not None:
             made.variables[variable].set_value(np.tile(weight.ravel(), self.batch))
+        if "others" in words:
+            made.variables["others"].set_value(i != j)
         self._add(made)

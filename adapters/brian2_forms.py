@@ -32,7 +32,7 @@ from ovonic.models.dynamics import (
 )
 from ovonic.models.layers import Readout
 
-__all__ = ["FORMS", "INPUT_CODE", "READOUTS", "Code", "Form", "Found", "code", "code_of", "form_of"]
+__all__ = ["FORMS", "HOLLOW", "INPUT_CODE", "READOUTS", "Code", "Form", "Found", "code", "code_of", "form_of"]
 
 
 class Form(NamedTuple):
@@ -55,6 +55,9 @@ class Code(NamedTuple):
     reset: str | None = None
     refractory: str | bool = False
 
+
+HOLLOW = "w*others"
+"""What synapses of a masked diagonal add: ``others`` is 0 on it, else 1 (an 'i != j' in place does not compile)."""
 
 INPUT_CODE = Code(
     ("lag : integer (constant, shared)", "y : 1"),

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ovonic.adapters.brian2_forms import FORMS, INPUT_CODE, READOUTS, Form, code_of
+from ovonic.adapters.brian2_forms import FORMS, HOLLOW, INPUT_CODE, READOUTS, Form, code_of
 from ovonic.adapters.brian2_textbook import (
     Neuron,
     Place,
@@ -230,7 +230,7 @@ class _Reader:
         if text == "1" and alone and not recurrent and not isinstance(target.what, Neuron):
             self.edges.append(Edge(source.layer, target.layer, delay))
             return
-        masked = recurrent and text == "w*int(i != j)"
+        masked = recurrent and text == HOLLOW and np.array_equal(synapses.variables["others"].get_value(), i != j)
         values = numeric(synapses, "w" if masked else text, self.namespace)
         weight = np.zeros((rows, columns))
         if len(np.unique(i * columns + j)) == len(i):

@@ -215,6 +215,15 @@ def test_compiled_code() -> None:
 # ------------------------------------------------------------------------------------------------ traps
 
 
+def test_code_that_does_not_compile_is_not_left_out_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brian2 2.10.1 goes on without the code where Cython fails (``i != j`` in on_pre did): an error here."""
+    from brian2.codegen.runtime.cython_rt.extension_manager import cython_extension_manager
+
+    monkeypatch.setattr(cython_extension_manager, "create_extension", lambda *_, **__: None)
+    with pytest.raises(ToolchainError, match="did not compile"):
+        run(trainee(0, 2, 2), torch.zeros(1, 3, 2), target="cython")
+
+
 @pytest.fixture
 def code_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names and texts of the code objects that Brian2 makes."""
