@@ -85,8 +85,10 @@ def cell(by_base: Mapping[str, Support]) -> str:
         return "exact"
     if exact:
         return f"exact with {_common(exact)}"
-    lossy = [found.words for found in by_base.values() if found.kind is Kind.LOSSY]
-    return f"lossy: {', '.join(min(lossy, key=len))}" if lossy else "refused"
+    lossy = sorted(
+        (found.words for found in by_base.values() if found.kind is Kind.LOSSY), key=lambda words: len(words)
+    )
+    return f"lossy: {', '.join(lossy[0])}" if lossy else "refused"
 
 
 def _common(bases: list[str]) -> str:
