@@ -134,6 +134,17 @@ def test_options_of_the_lesson_and_of_the_movements(weights: dict[str, Path]) ->
     assert published["controls"]["no_update"] != plain["controls"]["no_update"]
 
 
+@pytest.mark.toolchain
+def test_on_the_neurons_of_a_toolchain(weights: dict[str, Path]) -> None:
+    pytest.importorskip("norse", reason="needs Norse: pip install 'ovonic[norse]'")
+    ours, theirs = result_of(EVALUATE, weights), result_of(EVALUATE + " --backend norse", weights)
+    assert (ours["config"]["backend"], theirs["config"]["backend"]) == ("ovonic", "norse")
+    assert "norse" in theirs["versions"]
+    for name, rates in ours["rates_hz"].items():
+        assert theirs["rates_hz"][name] == pytest.approx(rates)
+    assert theirs["loss"]["mean"] == pytest.approx(ours["loss"]["mean"], rel=1e-5)
+
+
 @pytest.mark.parametrize(("text", "step"), [("0.0625", 1 / 16), ("1/16", 1 / 16), ("5e-1", 0.5), ("none", None)])
 def test_steps(text: str, step: float | None) -> None:
     assert parse_step(text) == step
@@ -179,6 +190,7 @@ def test_the_movement_of_median_loss_is_drawn(
         ("--against {folder}/c.safetensors", "c.safetensors"),
         ("--against {folder}", "folder"),
         ("--device tpu", "cpu"),
+        ("--backend nest", "norse"),
         ("--quantize none", "--quantise"),
     ],
 )

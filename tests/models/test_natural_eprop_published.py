@@ -108,7 +108,23 @@ def _published(shared: Path, dtype: torch.dtype, engine: Engine = run) -> dict[s
 @pytest.mark.parametrize("engine", [run, run_fast], ids=["plain", "fast"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_published_batch(shared: Path, dtype: torch.dtype, engine: Engine) -> None:
-    ours, golden = _published(shared, dtype, engine), _golden(shared)
+    _check(_published(shared, dtype, engine), shared, dtype)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.toolchain
+@pytest.mark.parametrize("backend", ["snntorch", "norse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_published_batch_on_a_toolchains_neurons(shared: Path, dtype: torch.dtype, backend: str) -> None:
+    pytest.importorskip(backend, reason=f"needs {backend}: pip install 'ovonic[{backend}]'")
+    from ovonic.adapters.engines import engine
+
+    _check(_published(shared, dtype, engine(backend)), shared, dtype)
+
+
+def _check(ours: dict[str, Tensor], shared: Path, dtype: torch.dtype) -> None:
+    golden = _golden(shared)
     assert ours.keys() == {*EXACT, *ATOL, *RELATIVE}
     for name in EXACT:
         assert torch.equal(ours[name], golden[name].to(dtype)), name

@@ -209,6 +209,8 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
         training_run(replace(config, lr=0.01), tmp_path, provenance=PROVENANCE, resume=True)
     with pytest.raises(ConfigError, match=r"init: None there"):
         training_run(config, tmp_path, init=tmp_path / "weights.safetensors", provenance=PROVENANCE, resume=True)
+    with pytest.raises(ConfigError, match=r"training.backend: None there, 'norse' asked"):
+        training_run(replace(config, backend="norse"), tmp_path, provenance=PROVENANCE, resume=True)
     checkpoint = tmp_path / "checkpoint.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="not a whole checkpoint"):
