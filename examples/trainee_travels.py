@@ -81,7 +81,7 @@ def main() -> None:
         file = options.out or Path(folder) / "trainee.nir"
         arrived = travel(trainee, movement, file, options.toolchains)
     tip = movement_errors(run(trainee, movement.clock).readout, movement).tip_rmse_mm.item()
-    print(f"{options.weights}, movement {options.index} of seed {options.seed}; tip error after the update {tip:.1f} mm")
+    print(f"{options.weights}, movement {options.index} of seed {options.seed}: taught, the tip is {tip:.1f} mm off")
     for name, found in arrived.items():
         if isinstance(found, str):
             print(f"{name:9} {found}")
