@@ -250,6 +250,7 @@ def sizes_figure(measured: Mapping[str, Any], about: str) -> Figure:
         ax.plot(list(points), list(points.values()), color=colour, linestyle=line, marker=marker, label=label)
     ax.set(xscale="log", yscale="log", xlabel="neurons", ylabel="wall time of a run (s)")
     ax.set_xticks(sorted(sizes), [f"{n}" for n in sorted(sizes)])
+    ax.set_yticks([0.001, 0.01, 0.1, 1, 10], ["0.001", "0.01", "0.1", "1", "10"])
     ax.minorticks_off()
     figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     gone = [
