@@ -45,6 +45,7 @@ from ovonic.validation.feature_makers import (
     DECAY,
     Draw,
     Inputs,
+    Made,
     Maker,
     N,
     biased,
@@ -108,9 +109,13 @@ def _reset(reset: Reset, dropped: Reset) -> Maker:
 
 def _sixteenths(**changes: Any) -> Maker:
     """Numbers on so coarse a grid that membranes often meet their threshold; the comparison is turned."""
-    rules = SIXTEENTHS.replace(**changes)
-    turned = next(comparison for comparison in Comparison if comparison is not rules.comparison)
-    return dynamics(rules, rules.replace(comparison=turned), sixteenths=True)
+
+    def make(draw: Draw) -> Made:
+        rules = SIXTEENTHS.replace(gain=1.0 if draw.base.gain == 1 else 1 - SIXTEENTHS.decay, **changes)
+        turned = next(comparison for comparison in Comparison if comparison is not rules.comparison)
+        return dynamics(rules, rules.replace(comparison=turned), sixteenths=True)(draw)
+
+    return make
 
 
 _LATE, _BEFORE, _SAME = When.NEXT_AFTER_INPUT, When.NEXT_BEFORE_DECAY, When.SAME_STEP
@@ -211,8 +216,10 @@ FEATURES = tuple((group, name) for group, makers in MAKERS.items() for name in m
 
 
 def bases_of(group: str) -> tuple[str, ...]:
-    """The names of ``BASES`` on which the features of a group stand: those that name their reset, on the first."""
-    return tuple(BASES)[: 1 if group in ("Reset", "Ties", "Floats") else None]
+    """The names of ``BASES`` on which the features of a group stand; not on other resets where they name their own."""
+    subtract, zero, scaled, gain = BASES
+    own = {"Reset": (subtract, gain), "Ties": (subtract, gain), "Floats": (subtract,)}
+    return own.get(group, (subtract, zero, scaled))
 
 
 @functools.cache

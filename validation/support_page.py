@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from ovonic.validation.feature_makers import BASES
 from ovonic.validation.feature_networks import FEATURES, bases_of, feature
 from ovonic.validation.toolchain_support import COLUMNS, Kind, Support, support
 
@@ -119,7 +119,7 @@ def reasons(found: Verdicts) -> str:
             by_base = row[column]
             if any(one.kind is Kind.EXACT for one in by_base.values()):
                 continue
-            best = min(by_base.values(), key=lambda one: (one.kind is not Kind.LOSSY, len(one.words)))
+            best = min(by_base.values(), key=lambda one: (one.kind is not Kind.LOSSY, len(one.words), len(one.text)))
             why.setdefault(_without_places(best), []).append(f"{group.lower()}: {name}")
         lines += [f"\n### {TITLES[column]}\n"] if why else []
         lines += [f"- {reason} ({'; '.join(names)})" for reason, names in why.items()]
@@ -128,12 +128,10 @@ def reasons(found: Verdicts) -> str:
 
 def _without_places(found: Support) -> str:
     """The text of a verdict without layers, samples and steps, which belong to the network at hand."""
-    text = found.text.split(": in step ")[0] + ": a membrane met its threshold, which is found in the run" * (
-        ": in step " in found.text
-    )
-    text = text.split("; run it")[0]
-    for layer in ("h", "h_2", "out", "front"):
-        text = text.replace(f"layer '{layer}', ", "")
+    text, tie, _ = found.text.partition(": in step ")
+    text += ": a membrane met its threshold, which is found in the run" if tie else ""
+    text = re.sub(r", this layer does \w+\([^)]*\)", "", text.split("; run it")[0])
+    text = re.sub(r"layer '\w+', ", "", text)
     parts = dict.fromkeys(part for part in text.split("; ") if not part.startswith("shape ("))
     return ("lossy: " if found.kind is Kind.LOSSY else "") + "; ".join(parts)
 
@@ -143,8 +141,8 @@ def page(found: Verdicts, date: datetime.date) -> str:
     used = ", ".join(f"{name} {_version(package)}" for name, package in DISTRIBUTIONS.items())
     count = sum(len(bases_of(group)) for group, _ in FEATURES)
     head = HEAD.format(date=date.isoformat(), versions=used, count=count)
-    bases = "; ".join(BASES)
-    note = f"\nFeatures other than resets are tried on layers with: {bases}.\n"
+    resets, others = (" / ".join(bases_of(group)) for group in ("Reset", "Membrane"))
+    note = f"\nThe rest of a layer: {others}; beside resets and ties: {resets}. Weights go with the gain.\n"
     return f"{head}{note}\n{table(found)}\n## Why\n\nWhere nothing is exact, what stands against it.\n{reasons(found)}"
 
 
