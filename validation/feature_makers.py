@@ -50,6 +50,7 @@ BASES = {
     "a subtracted threshold": Dynamics(DECAY, 1.0),
     "reset to 0": Dynamics(DECAY, 1.0, reset=ResetToValue(0.0)),
     "reset to 0, gain 1 - decay": Dynamics(DECAY, 1.0, gain=1 - DECAY, reset=ResetToValue(0.0)),
+    "gain 1": Dynamics(DECAY, 1.0),
     "gain 1 - decay": Dynamics(DECAY, 1.0, gain=1 - DECAY),
 }
 """What a layer does where nothing else is said, since no toolchain but ours has them all: it leaks, and a spike

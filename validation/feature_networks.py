@@ -217,9 +217,9 @@ FEATURES = tuple((group, name) for group, makers in MAKERS.items() for name in m
 
 def bases_of(group: str) -> tuple[str, ...]:
     """The names of ``BASES`` on which the features of a group stand; not on other resets where they name their own."""
-    subtract, zero, scaled, gain = BASES
-    own = {"Reset": (subtract, gain), "Ties": (subtract, gain), "Floats": (subtract,)}
-    return own.get(group, (subtract, zero, scaled))
+    *resets, one, gain = BASES
+    own = {"Reset": (one, gain), "Ties": (one, gain), "Floats": (one,)}
+    return own.get(group, tuple(resets))
 
 
 @functools.cache

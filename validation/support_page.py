@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
@@ -111,15 +112,20 @@ def table(found: Verdicts) -> str:
 
 
 def reasons(found: Verdicts) -> str:
-    """Why, column by column: each reason once, with the features that it stands against, where nothing is exact."""
+    """Why, column by column: each reason once, with the features that it stands against, where nothing is exact.
+
+    Of several refusals that one is told which stands on the layers that the column runs most often.
+    """
     lines = []
     for column in next(iter(found.values())):
         why: dict[str, list[str]] = {}
+        usual = Counter(base for row in found.values() for base, one in row[column].items() if one.kind is Kind.EXACT)
         for (group, name), row in found.items():
             by_base = row[column]
             if any(one.kind is Kind.EXACT for one in by_base.values()):
                 continue
-            best = min(by_base.values(), key=lambda one: (one.kind is not Kind.LOSSY, len(one.words), len(one.text)))
+            ranked = sorted(by_base, key=lambda base: -usual[base])
+            best = min((by_base[base] for base in ranked), key=lambda one: (one.kind is not Kind.LOSSY, len(one.words)))
             why.setdefault(_without_places(best), []).append(f"{group.lower()}: {name}")
         lines += [f"\n### {TITLES[column]}\n"] if why else []
         lines += [f"- {reason} ({'; '.join(names)})" for reason, names in why.items()]

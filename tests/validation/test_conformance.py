@@ -21,7 +21,7 @@ from ovonic.validation.feature_networks import FEATURES, Feature, bases_of, feat
 from ovonic.validation.support_page import TITLES, cell, page, table, verdicts
 from ovonic.validation.toolchain_support import CARRIERS, COLUMNS, Kind, Support, execute_on, judge, support
 
-SUBTRACT, ZERO, SCALED, GAIN = BASES
+SUBTRACT, ZERO, SCALED, ONE_GAIN, GAIN = BASES
 PLACES = [(group, name, base) for group, name in FEATURES for base in bases_of(group)]
 FAST = {"nir": SUBTRACT, "nir-exact": ZERO, "nir-snntorch": ZERO, "nir-norse": SCALED}
 """The base on which a column is tried in a fast run; SUBTRACT for the others. Brian2 takes a second a network."""
@@ -32,8 +32,9 @@ PACKAGES = {"nest": "nest"}
 
 def places(column: str, group: str) -> list[Feature]:
     base = FAST.get(column, SUBTRACT)
-    base = GAIN if base == SCALED and group in ("Reset", "Ties") else base
-    return [feature(g, name, base if base in bases_of(g) else SUBTRACT) for g, name in FEATURES if g == group]
+    if base not in bases_of(group):
+        base = GAIN if base == SCALED and GAIN in bases_of(group) else ONE_GAIN
+    return [feature(g, name, base) for g, name in FEATURES if g == group]
 
 
 GROUPS = tuple(dict.fromkeys(group for group, _ in FEATURES))
