@@ -123,7 +123,7 @@ def _path_in_space(axes: Any, seen: Motions) -> None:
         axis.labelpad = 0
     axes.tick_params(labelsize=7, pad=0)
     axes.set(xlabel="x (m)", ylabel="y (m)", zlabel="z (m)")
-    axes.set_box_aspect(tuple(side))
+    axes.set_box_aspect(tuple(side), zoom=0.85)  # the layout does not see the labels of axes in space
     axes.set_proj_type("ortho")
     x, y, _ = seen.target.path.mean(0)
     axes.view_init(elev=20, azim=90 * float(np.arctan2(y, x) // (np.pi / 2)) + 40)  # from outside, no axis end on
