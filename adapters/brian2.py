@@ -38,8 +38,9 @@ from ovonic.adapters.brian2_reading import from_brian2
 from ovonic.adapters.toolchains import Unsupported, refuse
 from ovonic.models.errors import ConfigError, ToolchainError
 from ovonic.models.layers import Conv, Flatten, Input, Linear, Pool, Readout, Spiking
+from ovonic.models.lif import silence
 from ovonic.models.network import Network
-from ovonic.models.simulation import _inputs
+from ovonic.models.simulation import inputs_by_name
 from ovonic.models.trace import LayerTrace, Trace
 
 __all__ = ["from_brian2", "run", "to_brian2", "unsupported"]
@@ -92,7 +93,7 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor], target: str = "
         an unknown target. ToolchainError: no Brian2, or one that builds standalone code.
     """
     refuse("Brian2", unsupported(network))
-    given = {name: x.detach() for name, x in _inputs(network, inputs).items()}
+    given = {name: x.detach() for name, x in inputs_by_name(network, inputs).items()}
     first = next(iter(given.values()))
     if first.dtype not in (torch.float64, torch.float32):
         raise ConfigError(f"inputs: {first.dtype}; Brian2 computes in float64 or float32")
@@ -113,7 +114,7 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor], target: str = "
         layers[name] = LayerTrace(
             spikes,
             joined(f"{name}.v"),
-            _counter(spikes, silent) if np.any(silent) else None,
+            silence(spikes, silent) if np.any(silent) else None,
             joined(f"{name}.b") if dynamics.adaptation is not None else None,
         )
     return Trace(layers, {name: joined(f"{name}.v") for name in network.readouts}, given, network.dt_ms)
@@ -133,7 +134,7 @@ def to_brian2(network: Network, inputs: Tensor | Mapping[str, Tensor] | None = N
     if inputs is None:
         inputs = {name: torch.zeros(1, 1, *network.shapes[name]) for name in network.inputs}
     with _brian2("numpy") as b2:
-        return build(b2, network, _inputs(network, inputs), np.dtype(dtype)).net
+        return build(b2, network, inputs_by_name(network, inputs), np.dtype(dtype)).net
 
 
 @contextmanager
@@ -198,13 +199,3 @@ def _check_compiled(net: Any) -> None:
             if text.strip() and "EMPTY_CODE_BLOCK" not in text and made.compiled_code.get("run") is None:
                 raise ToolchainError(f"Brian2 ran without the code of {obj.name!r}, which did not compile: use numpy")
 
-
-def _counter(spikes: Tensor, silent_steps: Any) -> Tensor:
-    """Silent steps left, [B, T, N], as the spikes of the steps before say."""
-    silent = torch.as_tensor(np.array(silent_steps), dtype=torch.int16, device=spikes.device)
-    r = torch.zeros_like(spikes[:, 0], dtype=torch.int16)
-    counters = []
-    for z in torch.cat([torch.zeros_like(spikes[:, :1]), spikes[:, :-1]], 1).unbind(1):
-        r = torch.where(z > 0, silent, (r - 1).clamp(min=0))
-        counters.append(r)
-    return torch.stack(counters, 1)

@@ -41,8 +41,9 @@ from ovonic.adapters.nest_refusals import problems
 from ovonic.adapters.toolchains import Unsupported, refuse
 from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Conv, Flatten, Input, Linear, Pool, Readout, Spiking
+from ovonic.models.lif import silence
 from ovonic.models.network import Network
-from ovonic.models.simulation import _inputs
+from ovonic.models.simulation import inputs_by_name
 from ovonic.models.trace import LayerTrace, Trace
 
 __all__ = ["NestNetwork", "from_nest", "run", "to_nest", "unsupported"]
@@ -135,7 +136,7 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor], reset: bool = F
         kernel holds nodes. ToolchainError: no NEST.
     """
     refuse("NEST", unsupported(network))
-    given = {name: x.detach() for name, x in _inputs(network, inputs).items()}
+    given = {name: x.detach() for name, x in inputs_by_name(network, inputs).items()}
     first = next(iter(given.values()))
     if first.dtype != torch.float64:
         raise ConfigError(f"inputs: {first.dtype}; NEST computes in float64 alone: give inputs.double()")
@@ -157,7 +158,7 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor], reset: bool = F
         layers[name] = LayerTrace(
             spikes,
             joined(f"{name}.V_m"),
-            _counter(spikes, silent) if np.any(silent) else None,
+            silence(spikes, silent) if np.any(silent) else None,
             None if dynamics.adaptation is None else joined(f"{name}.adaptation"),
         )
     return Trace(layers, {name: joined(f"{name}.V_m") for name in network.readouts}, given, network.dt_ms)
@@ -308,13 +309,3 @@ def _demand_no_ties(name: str, ties: Array, v: Array, sample: int) -> None:
             "(Brian2, Norse, snnTorch), or describe it with Comparison.GREATER_EQUAL"
         )
 
-
-def _counter(spikes: Tensor, silent_steps: Any) -> Tensor:
-    """Silent steps left, [B, T, N], as the spikes of the steps before say."""
-    silent = torch.as_tensor(np.array(silent_steps), dtype=torch.int16, device=spikes.device)
-    r = torch.zeros_like(spikes[:, 0], dtype=torch.int16)
-    counters = []
-    for z in torch.cat([torch.zeros_like(spikes[:, :1]), spikes[:, :-1]], 1).unbind(1):
-        r = torch.where(z > 0, silent, (r - 1).clamp(min=0))
-        counters.append(r)
-    return torch.stack(counters, 1)

@@ -35,7 +35,7 @@ from ovonic.adapters.norse_reading import from_norse
 from ovonic.adapters.toolchains import Unsupported, refuse
 from ovonic.models.layers import Conv, Flatten, Input, Linear, Pool, Readout, Spiking
 from ovonic.models.network import Network
-from ovonic.models.simulation import _delayed, _inputs
+from ovonic.models.simulation import delayed, inputs_by_name
 from ovonic.models.trace import LayerTrace, Trace
 
 __all__ = ["from_norse", "run", "to_norse", "unsupported"]
@@ -77,14 +77,14 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor]) -> Trace:
     Returns: the trace. Membranes are what was compared; refractory counters and adaptation are the ``Cell``'s.
     Raises: ConfigError: an input is missing, unknown, or of the wrong shape; and as ``to_norse``.
     """
-    given = _inputs(network, inputs)
+    given = inputs_by_name(network, inputs)
     like = next(iter(given.values()))
     refuse("Norse", unsupported(network))
     values, traces = dict(given), dict[str, LayerTrace]()
     with torch.no_grad(), parametrize.cached():
         module = build(network, "heaviside", 100.0, like.dtype, stock=False).to(like.device)
         for name in module.keys:
-            arriving = [_delayed(values[edge.source], edge.delay) for edge in network.sources(name)]
+            arriving = [delayed(values[edge.source], edge.delay) for edge in network.sources(name)]
             current, layer = functools.reduce(torch.add, arriving), module[name]
             if isinstance(layer, Cell):
                 traces[name] = _spikes(layer, current)

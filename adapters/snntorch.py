@@ -35,7 +35,7 @@ from ovonic.models.dynamics import SubtractThresholdOnce
 from ovonic.models.layers import Conv, Flatten, Input, Linear, Pool, Readout, Spiking
 from ovonic.models.lif import LIFState
 from ovonic.models.network import Network
-from ovonic.models.simulation import _delayed, _inputs
+from ovonic.models.simulation import delayed, inputs_by_name
 from ovonic.models.trace import LayerTrace, Trace
 
 __all__ = ["from_snntorch", "run", "to_snntorch", "unsupported"]
@@ -74,13 +74,13 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor]) -> Trace:
     Returns: the trace. Membranes are what the neurons compared; refractory counters and adaptation are the ``Cell``'s.
     Raises: ConfigError: an input is missing, unknown, or of the wrong shape; and as ``to_snntorch``.
     """
-    given = _inputs(network, inputs)
+    given = inputs_by_name(network, inputs)
     like = next(iter(given.values()))
     values, traces = dict(given), dict[str, LayerTrace]()
     module = to_snntorch(network, dtype=like.dtype).to(like.device)
     with _unlisted(module), torch.no_grad(), parametrize.cached():
         for name in module.keys:
-            arriving = [_delayed(values[edge.source], edge.delay) for edge in network.sources(name)]
+            arriving = [delayed(values[edge.source], edge.delay) for edge in network.sources(name)]
             current = functools.reduce(torch.add, arriving)
             if name not in module.neurons:
                 values[name] = module[name](current.flatten(0, 1)).unflatten(0, current.shape[:2])

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +43,7 @@ __all__ = [
     "masked",
     "product",
     "pseudo_derivative",
+    "silence",
     "step",
     "unroll",
 ]
@@ -209,6 +211,20 @@ def pseudo_derivative(trace: LayerTrace, dynamics: Dynamics, surrogate: Surrogat
     d: Any = constants(dynamics, trace.membrane.dtype, trace.membrane.device)
     slope = surrogate(trace.membrane - d.adapted(trace.adaptation), d.threshold - d.rest)
     return slope if trace.refractory is None else slope * (trace.refractory == 0)
+
+
+def silence(spikes: Tensor, silent_steps: Any) -> Tensor:
+    """The refractory counter r of a run, int16, as its spikes [B, T, *neurons] determine it.
+
+    Args: silent_steps: of ``Refractory``, one number or one a neuron.
+    """
+    silent = torch.as_tensor(np.array(silent_steps), dtype=torch.int16, device=spikes.device)
+    r = torch.zeros_like(spikes[:, 0], dtype=torch.int16)
+    counters = []
+    for z in torch.cat([torch.zeros_like(spikes[:, :1]), spikes[:, :-1]], 1).unbind(1):
+        r = torch.where(z > 0, silent, (r - 1).clamp(min=0))
+        counters.append(r)
+    return torch.stack(counters, 1)
 
 
 class LIF(nn.Module):

@@ -22,7 +22,17 @@ from ovonic.models.network import Network
 from ovonic.models.surrogates import PUBLISHED_SLOPE, Surrogate
 from ovonic.models.trace import LayerTrace, Trace
 
-__all__ = ["PLAIN", "Operations", "Product", "Simulator", "integrate", "run"]
+__all__ = [
+    "PLAIN",
+    "Operations",
+    "Product",
+    "Simulator",
+    "delayed",
+    "inputs_by_name",
+    "integrate",
+    "run",
+    "stateless",
+]
 
 Product = Callable[[Tensor], Tensor]
 """The product of what arrives, [..., in], with weights: [..., out]."""
@@ -55,7 +65,7 @@ def run(
     Raises: ConfigError: an input or a weight is missing, unknown, or of the wrong shape.
     """
     do = operations or PLAIN
-    given = _inputs(network, inputs)
+    given = inputs_by_name(network, inputs)
     like = next(iter(given.values()))
     ready = _weights(network, weights or {}, like)
     values: dict[str, Tensor] = dict(given)
@@ -63,7 +73,7 @@ def run(
     for name, layer in network.layers.items():
         if isinstance(layer, Input):
             continue
-        arriving = [_delayed(values[edge.source], edge.delay) for edge in network.sources(name)]
+        arriving = [delayed(values[edge.source], edge.delay) for edge in network.sources(name)]
         current = functools.reduce(torch.add, arriving)
         if isinstance(layer, Spiking):
             recurrent, delay = _recurrence(layer, ready.get(f"{name}.recurrence"))
@@ -73,7 +83,7 @@ def run(
             values[name] = do.integrate(current, layer)
         else:
             parts = ready.get(f"{name}.weight"), ready.get(f"{name}.bias")
-            values[name] = _stateless(current, layer, *parts, do.product)
+            values[name] = stateless(current, layer, *parts, do.product)
     return Trace(traces, {name: values[name] for name in network.readouts}, given, network.dt_ms)
 
 
@@ -126,7 +136,11 @@ class Simulator(nn.Module):
         return self.network.with_weights(arrays)
 
 
-def _inputs(network: Network, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def inputs_by_name(network: Network, inputs: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs of a run by name, each [B, T, *shape].
+
+    Raises: ConfigError: an input is missing, unknown, or of the wrong shape or dtype.
+    """
     names = network.inputs
     if isinstance(inputs, Tensor):
         if len(names) != 1:
@@ -178,7 +192,7 @@ def _recurrence(layer: Spiking, weight: Any) -> tuple[Product | Tensor | None, i
     return masked(weight) if hollow else weight, layer.recurrence.delay
 
 
-def _delayed(y: Tensor, delay: int) -> Tensor:
+def delayed(y: Tensor, delay: int) -> Tensor:
     """y[t - delay], zero before the first step."""
     if delay == 0:
         return y
@@ -186,9 +200,10 @@ def _delayed(y: Tensor, delay: int) -> Tensor:
     return torch.cat([torch.zeros_like(y[:, :steps]), y[:, : y.shape[1] - steps]], 1)
 
 
-def _stateless(
+def stateless(
     x: Tensor, layer: Layer, weight: Any, bias: Tensor | None, multiply: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
+    """What a layer without state gives for what arrives, [B, T, *shape], all steps at once."""
     if isinstance(layer, Linear):
         y = multiply(x, weight) if isinstance(weight, Tensor) else weight(x)
         return y if bias is None else y + (bias if bias.ndim == 1 else bias.unsqueeze(1))

@@ -27,7 +27,7 @@ from ovonic.models.errors import ConfigError
 from ovonic.models.layers import Conv, Flatten, Input, Layer, Linear, Pool, Pooling, Readout, Spiking
 from ovonic.models.lif import product
 from ovonic.models.network import Network
-from ovonic.models.simulation import _delayed, _inputs, _stateless
+from ovonic.models.simulation import delayed, inputs_by_name, stateless
 from ovonic.validation.rounding import (
     NO_GRID,
     ROUNDINGS,
@@ -80,7 +80,7 @@ def margins(
     floats = format_of(dtype)
     if missing := set(network.spiking) - set(spikes):
         raise ConfigError(f"spikes: those of layer {', '.join(sorted(missing))} are missing")
-    given = _inputs(network, inputs)
+    given = inputs_by_name(network, inputs)
     values: dict[str, Sum] = {}
     found = {}
     for name, layer in network.layers.items():
@@ -110,7 +110,7 @@ def _array(x: Tensor) -> Array:
 def _late(x: Sum, delay: int) -> Sum:
     if delay == 0:
         return x
-    late = Sum(*(_delayed(torch.from_numpy(np.ascontiguousarray(part)), delay).numpy() for part in x))
+    late = Sum(*(delayed(torch.from_numpy(np.ascontiguousarray(part)), delay).numpy() for part in x))
     return late._replace(grid=np.where(late.terms == 0, -np.inf, late.grid))
 
 
@@ -146,7 +146,7 @@ def _between(x: Sum, layer: Layer, floats: FloatFormat) -> Sum:
 
     def through(array: Array, weight: Array | None = None, bias: Array | None = None) -> Array:
         w, b = (None if a is None else torch.tensor(a, dtype=torch.float64) for a in (weight, bias))
-        return _stateless(torch.from_numpy(np.ascontiguousarray(array)), layer, w, b, product).numpy()
+        return stateless(torch.from_numpy(np.ascontiguousarray(array)), layer, w, b, product).numpy()
 
     if isinstance(layer, Flatten):
         return Sum(*map(through, x))

@@ -31,7 +31,7 @@ from ovonic.models.dynamics import (
     When,
 )
 from ovonic.models.layers import Recurrence, Spiking
-from ovonic.models.lif import LIF, initial_state, step, unroll
+from ovonic.models.lif import LIF, initial_state, silence, step, unroll
 from ovonic.models.trace import LayerTrace
 
 SAME, BEFORE, AFTER = When.SAME_STEP, When.NEXT_BEFORE_DECAY, When.NEXT_AFTER_INPUT
@@ -373,3 +373,12 @@ def test_the_dtype_is_the_callers(dtype: torch.dtype) -> None:
     assert {trace.spikes.dtype, trace.membrane.dtype, trace.adaptation.dtype, state.i.dtype} == {dtype}  # type: ignore[union-attr]
     assert trace.refractory is not None
     assert trace.refractory.dtype == torch.int16
+
+
+@pytest.mark.parametrize("steps", [3, np.array([0, 1, 4, 2])])
+def test_spikes_determine_the_refractory_counter(steps: int | np.ndarray) -> None:
+    drive = torch.rand(2, 60, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    trace, _ = unroll(drive, Dynamics(0.9, 0.8, refractory=Refractory(steps)))
+    assert trace.refractory is not None
+    assert (trace.refractory > 0).any()
+    assert torch.equal(silence(trace.spikes, steps), trace.refractory)
