@@ -20,7 +20,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ovonic.adapters.nir_flat import Flat
 from ovonic.adapters.nir_graph import Node
-from ovonic.adapters.nir_shapes import Link
+from ovonic.adapters.nir_shapes import Link, spread_shape
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.models.layers import Recurrence
 
@@ -137,7 +137,7 @@ def _cycle(neuron: str, order: list[str], within: list[Link], nodes: Mapping[str
 
 def _spikes(name: str, neuron: Node) -> Array:
     """The effect of the spikes on themselves: one to one; a single 1 where the neuron does not tell how many it is."""
-    shape = np.broadcast_shapes(*(value.shape for value in neuron.fields.values()))
+    shape = spread_shape(name, neuron)
     if len(shape) > 1:
         raise DataError(f"node {name!r}: neurons of shape {shape} on a cycle; a layer that feeds itself back is flat")
     return np.ones(shape or (1,))

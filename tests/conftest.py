@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def _empty_nest_kernel() -> Iterator[None]:
+    """NEST has one kernel a process: no test finds the nodes of another."""
+    yield
+    nest = sys.modules.get("nest")
+    if nest is not None and nest.network_size:
+        nest.ResetKernel()
 
 
 @pytest.fixture(scope="session")

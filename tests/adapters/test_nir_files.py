@@ -210,6 +210,15 @@ def test_files_that_pretend(tmp_path: Path, change: Callable[[h5py.File], None],
         load_nir(path)
 
 
+def test_constants_of_different_shapes_on_a_cycle(tmp_path: Path, bare: bytes) -> None:
+    path = tmp_path / "uneven.nir"
+    path.write_bytes(bare)
+    with h5py.File(path, "r+") as file:
+        _put("node/nodes/s/r", data=np.ones(3))(file)
+    with pytest.raises(DataError, match=r"uneven.nir: node 's': a LIF of numbers of different shapes: .*r \(3,\)"):
+        load_nir(path, "nir-exact", "zero", 1.0)
+
+
 def test_depth_and_number_are_bounded(tmp_path: Path) -> None:
     def deep(file: h5py.File) -> None:
         group = file["node/nodes/s"].create_group("metadata")
