@@ -18,6 +18,7 @@ Reference: Norse 1.1.0.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -52,8 +53,10 @@ def load() -> SimpleNamespace:
     Raises: ToolchainError: Norse is not there.
     """
     try:
-        import norse.torch
-        from norse.torch.functional.threshold import threshold
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, of torch.jit.script, which Norse 1.1 uses
+            import norse.torch
+            from norse.torch.functional.threshold import threshold
     except ImportError as error:
         raise ToolchainError(f"Norse cannot be imported ({error}): pip install 'ovonic[norse]'") from error
     f = norse.torch
