@@ -532,7 +532,9 @@ REFUSED: list[tuple[str, Callable[[Network], Network], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("tool", "change", "message"), REFUSED, ids=lambda entry: str(entry)[:40])
+@pytest.mark.parametrize(
+    ("tool", "change", "message"), REFUSED, ids=lambda entry: None if callable(entry) else str(entry)[:40]
+)
 def test_what_an_import_would_not_do_is_refused(tool: str, change: Callable[[Network], Network], message: str) -> None:
     for name in ("snntorch-1.0", "norse-1.1") if tool == "both" else (tool,):
         network = change(_networks(name == "norse-1.1")["feed-forward"])
