@@ -15,11 +15,9 @@ Devices lie on axis -3 in aihwkit's order of pairs: G1+, G1-, G2+, G2-.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import index
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
@@ -28,6 +26,7 @@ from torch import Tensor
 
 from ovonic.models.errors import ConfigError, ToolchainError, nearest
 from ovonic.models.maml import Precision
+from ovonic.models.seeds import derive_seed
 
 __all__ = [
     "NOISE_MODELS",
@@ -311,12 +310,6 @@ def advance(state: DeviceState, model: NoiseModel, *, now_s: float, seed: int) -
                 where = ages == age
                 g_read[where] = model.apply_drift_noise_to_conductance(state.g_prog[where], state.nu[where], float(age))
     return state._replace(g_read=g_read)
-
-
-def derive_seed(*path: int | float | str) -> int:
-    """A seed of its own for each path of labels: 63 bits of a hash, the same on every machine."""
-    labels = [str(x) if isinstance(x, str) else float(x) if isinstance(x, float) else index(x) for x in path]
-    return int.from_bytes(hashlib.blake2b(repr(labels).encode(), digest_size=8).digest()) >> 1
 
 
 @contextmanager
