@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ovonic.adapters import nir_files
+from ovonic.adapters import hdf5, nir_files
 from ovonic.adapters.nir import load_nir, save_nir
 from ovonic.models.dynamics import Dynamics, ResetToValue
 from ovonic.models.errors import DataError, OvonicError
@@ -80,7 +80,7 @@ def test_flipped_and_missing_bytes(
     edits: list[tuple[float, int]],
     cut: float | None,
 ) -> None:
-    monkeypatch.setattr(nir_files, "PROBE_S", 2)
+    monkeypatch.setattr(hdf5, "PROBE_S", 2)
     data = bytearray(whole if which else bare)
     for at, value in edits:
         data[int(at * (len(data) - 1))] = value
@@ -252,8 +252,8 @@ def test_a_chunk_that_inflates_beyond_its_size_is_refused(tmp_path: Path) -> Non
 
 def test_text_that_repeats_itself_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every edge as long as the file: read in blocks, and stopped when the budget is spent."""
-    monkeypatch.setattr(nir_files, "MAX_BYTES", 10**6)
-    monkeypatch.setattr(nir_files, "INFLATES", 1)
+    monkeypatch.setattr(hdf5, "MAX_BYTES", 10**6)
+    monkeypatch.setattr(hdf5, "INFLATES", 1)
     _hostile(tmp_path / "long.nir", _put("node/edges", data=[["x" * 1000, "y" * 1000]] * 600))
     with pytest.raises(DataError, match=r"long.nir: .*(more data than a file of|bytes, more than the)"):
         load_nir(tmp_path / "long.nir")
@@ -273,7 +273,7 @@ def test_what_hdf5_never_ends_on_is_met_by_a_child(tmp_path: Path, monkeypatch: 
         if os.getpid() != here:
             os.abort()
 
-    monkeypatch.setattr(nir_files, "PROBE_S", 1)
+    monkeypatch.setattr(hdf5, "PROBE_S", 1)
     for reader, signal in ((loop, r"\d+"), (crash, "6")):
         monkeypatch.setattr(nir_files._Reader, "file", reader)
         with pytest.raises(DataError, match=rf"loop.nir: no whole NIR file: HDF5 crashes .* \(signal {signal}\)"):
