@@ -1,0 +1,239 @@
+"""Closed-form counts of the two experiments: a few-shot task and a robot lesson, on arrays and in a digital twin.
+
+    few-shot   (S + Q) images through the convolutions, once each;  U S reads of the read-out for U updates on S
+               supports, Q reads for the queries;  U updates programme ``devices`` devices each
+    lesson     2 trials of T steps on the trainee's arrays;  T steps of the LSG;  one update programmes ``devices``
+    e-prop     T (inputs + neurons) trace steps and T neurons (inputs + neurons) products, digital in every case
+
+The LSG (about 20 arrays) may run on the crossbar, in digital, or elsewhere; on the crossbar it works beside the first
+trial. Digital products of spikes count only the rows that spiked, ``activity`` of them; an array reads all its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ovonic.models.accounting import Counts
+from ovonic.models.errors import ConfigError, nearest
+
+__all__ = [
+    "CNN_LOADS",
+    "LSG_LOADS",
+    "TRAINEE_LOADS",
+    "Load",
+    "fewshot_counts",
+    "fewshot_twin_counts",
+    "inference_counts",
+    "linear_loads",
+    "programming_counts",
+    "robot_counts",
+    "robot_twin_counts",
+    "twin_counts",
+]
+
+LSG_PLACES = ("crossbar", "digital", "elsewhere")
+"""Where the learning-signal generator runs; ``elsewhere`` counts nothing for it."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one input (an image, a step) asks of a layer on arrays.
+
+    Attributes:
+        applications: times its matrix is applied: 1, or the positions of a convolution's output.
+        blocks: blocks it is split into, each an MVM an application; row_blocks: how many of them are summed digitally.
+        rows, columns: of the unrolled [in, out] matrix.
+        phases: of each read, 1 to 4.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    applications: int = 1
+    blocks: int = 1
+    row_blocks: int = 1
+    phases: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "columns", "applications", "blocks", "row_blocks", "phases"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{self.name}: {name} {getattr(self, name)} must be at least 1")
+        if self.phases > 4 or self.blocks % self.row_blocks:
+            raise ConfigError(
+                f"{self.name}: {self.phases} phases (1 to 4), {self.blocks} blocks of {self.row_blocks} row blocks "
+                "(a multiple)"
+            )
+
+
+CNN_LOADS = (
+    Load("convs.0", 9, 56, 196, phases=2),
+    Load("convs.1", 504, 56, 49, 2, 2, phases=4),
+    Load("convs.2", 504, 56, 16, 2, 2, phases=4),
+    Load("convs.3", 504, 56, 4, 2, 2, phases=4),
+    Load("readout", 56, 5, phases=4),
+)
+"""The few-shot CNN on two arrays: stride 2 from 28 x 28, 504 rows as 2 x 252. The image is unsigned (WL+ only, two
+phases); what a norm puts out is signed (four)."""
+
+TRAINEE_LOADS = (Load("trainee", 255, 252),)
+"""The trainee on one array: clock and recurrence as rows, neurons and read-out as columns, spikes in one phase."""
+
+
+def linear_loads(
+    name: str, rows: int, columns: int, *, array_rows: int = 256, array_columns: int = 256, phases: int = 1
+) -> Load:
+    """A matrix [rows, columns] tiled over arrays."""
+    high, wide = -(-rows // array_rows), -(-columns // array_columns)
+    return Load(name, rows, columns, 1, high * wide, high, phases)
+
+
+LSG_LOADS = (linear_loads("lsg", 853, 800), linear_loads("learning_signal", 800, 250))
+"""The LSG on 16 + 4 arrays: clock, target and recurrence; then its read-out."""
+
+
+def inference_counts(loads: Sequence[Load], inputs: float = 1.0, *, parallel: bool = False) -> Counts:
+    """Counts of ``inputs`` inputs through the layers on arrays.
+
+    Args: parallel: the blocks of a layer lie on arrays of their own and work side by side.
+    """
+    mvms = sum(x.applications * x.blocks for x in loads)
+    phases = sum(x.applications * x.blocks * x.phases for x in loads)
+    elements = sum(x.applications * x.columns * x.row_blocks for x in loads)
+    serial = {}
+    if parallel:
+        serial = {
+            "serial_mvms": inputs * sum(x.applications for x in loads),
+            "serial_phases": inputs * sum(x.applications * x.phases for x in loads),
+        }
+    return Counts(mvms=inputs * mvms, phases=inputs * phases, elements=inputs * elements, **serial)
+
+
+def twin_counts(loads: Sequence[Load], inputs: float = 1.0, *, activity: float = 1.0) -> Counts:
+    """Counts of the same layers in a digital processor; ``activity``: the share of rows that are not zero.
+
+    Raises: ConfigError: an activity outside 0..1.
+    """
+    if not 0 <= activity <= 1:
+        raise ConfigError(f"activity {activity}: must lie in 0..1")
+    macs = sum(x.applications * x.rows * x.columns for x in loads)
+    elements = sum(x.applications * x.columns for x in loads)
+    return Counts(macs=inputs * activity * macs, elements=inputs * elements)
+
+
+def programming_counts(loads: Sequence[Load]) -> Counts:
+    """Counts of programming every device of the layers once: a whole deployment."""
+    return Counts(devices_programmed=4.0 * sum(x.rows * x.columns for x in loads))
+
+
+def fewshot_counts(
+    loads: Sequence[Load] = CNN_LOADS,
+    *,
+    supports: int = 25,
+    queries: int = 25,
+    updates: int = 4,
+    devices_per_update: float = 4 * 280,
+    parallel: bool = False,
+) -> dict[str, Counts]:
+    """A few-shot task on arrays, the last of ``loads`` being the read-out that adapts.
+
+    Args:
+        devices_per_update: programmed by an update of the read-out; the default is all of the 56 x 5 cells.
+    Returns: ``adaptation`` (the supports' features, ``updates`` reads of each, the gradients in digital, programming),
+        ``inference`` (the queries), and ``deployment`` (programming the meta-trained weights).
+    """
+    *body, head = loads
+    features = inference_counts(body, supports, parallel=parallel)
+    learning = inference_counts([head], updates * supports, parallel=parallel)
+    gradient = Counts(macs=updates * supports * head.rows * head.columns, elements=updates * head.rows * head.columns)
+    programmed = Counts(devices_programmed=updates * devices_per_update)
+    return {
+        "adaptation": features + learning + gradient + programmed,
+        "inference": inference_counts(loads, queries, parallel=parallel),
+        "deployment": programming_counts(loads),
+    }
+
+
+def fewshot_twin_counts(
+    loads: Sequence[Load] = CNN_LOADS, *, supports: int = 25, queries: int = 25, updates: int = 4
+) -> dict[str, Counts]:
+    """The same task in a digital processor."""
+    *body, head = loads
+    update = Counts(macs=updates * supports * head.rows * head.columns, elements=updates * head.rows * head.columns)
+    learning = twin_counts([head], updates * supports) + update
+    return {"adaptation": twin_counts(body, supports) + learning, "inference": twin_counts(loads, queries)}
+
+
+def robot_counts(
+    trainee: Sequence[Load] = TRAINEE_LOADS,
+    lsg_loads: Sequence[Load] = LSG_LOADS,
+    *,
+    steps: int = 249,
+    neurons: int = 250,
+    inputs: int = 5,
+    devices_programmed: float = 4 * 0.08 * 250 * 255,
+    lsg: str = "crossbar",
+    lsg_neurons: int = 800,
+    activity: float = 0.02,
+    trials: int = 2,
+    updates: int = 1,
+    parallel: bool = True,
+) -> dict[str, Counts]:
+    """A lesson of natural e-prop on arrays: trial, update, trial.
+
+    Args:
+        devices_programmed: by one update; the default is the 8 % of cells that an update rounded stochastically to 1/16
+            changes (docs/robot.md), all four devices of each.
+        lsg: ``crossbar``, ``digital`` or ``elsewhere``.
+        activity: spikes a neuron and step, for what is digital.
+        updates: updates, each after a trial of its own.
+        parallel: the LSG's arrays work beside the trainee's.
+    Returns: ``adaptation`` (the trials before the last, the LSG, e-prop, programming), ``inference`` (the last trial),
+        ``deployment`` (programming both networks, or the trainee alone).
+    Raises: ConfigError: an unknown place of the LSG, or more updates than trials before the last.
+    """
+    if lsg not in LSG_PLACES:
+        raise ConfigError(f"lsg {lsg!r}: {nearest(lsg, LSG_PLACES)}")
+    if updates > trials - 1:
+        raise ConfigError(f"{updates} updates in {trials} trials: each update follows a trial, the last trial tests")
+    trial = inference_counts(trainee, steps, parallel=parallel)
+    learning = trial * (trials - 1) + _eprop(steps, neurons, inputs) * updates
+    placed = list(trainee)
+    if lsg == "digital":
+        learning = learning + twin_counts(lsg_loads, steps, activity=activity) * updates
+    elif lsg == "crossbar":
+        teaching = inference_counts(lsg_loads, steps, parallel=True) * updates
+        if parallel:
+            beside = Counts(mvms=teaching.mvms, phases=teaching.phases, serial_mvms=0.0, serial_phases=0.0)
+            teaching = beside + Counts(elements=teaching.elements)
+        learning = learning + teaching
+        placed += lsg_loads
+    return {
+        "adaptation": learning + Counts(devices_programmed=updates * devices_programmed),
+        "inference": trial,
+        "deployment": programming_counts(placed),
+    }
+
+
+def robot_twin_counts(
+    trainee: Sequence[Load] = TRAINEE_LOADS,
+    lsg_loads: Sequence[Load] = LSG_LOADS,
+    *,
+    steps: int = 249,
+    neurons: int = 250,
+    inputs: int = 5,
+    activity: float = 0.02,
+    trials: int = 2,
+    updates: int = 1,
+) -> dict[str, Counts]:
+    """The same lesson in a digital processor that skips silent rows (``activity`` 1: that does not)."""
+    trial = twin_counts(trainee, steps, activity=activity)
+    teaching = twin_counts(lsg_loads, steps, activity=activity) * updates
+    learning = trial * (trials - 1) + _eprop(steps, neurons, inputs) * updates
+    return {"adaptation": learning + teaching, "inference": trial}
+
+
+def _eprop(steps: int, neurons: int, inputs: int) -> Counts:
+    """Traces and weight changes of one trial: dw[i, j] = sum_t h[t, j] L[t, j] trace[t, i], every pair, every step."""
+    rows = inputs + neurons
+    return Counts(macs=steps * neurons * rows, elements=steps * (rows + neurons))
