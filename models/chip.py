@@ -1,0 +1,143 @@
+"""A simulated chip: arrays of devices with state, behind converters, as a ``Driver``.
+
+Every call has a random stream of its own, named by (seed, verb, array, number of that verb's call on that array): equal
+calls in equal order give equal bits, and a product more or less does not move the devices of the next programming.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ovonic.models.array_products import ArrayReader
+from ovonic.models.counters import Counters
+from ovonic.models.crossbar import ArrayState, advance, blank, crop, reprogram
+from ovonic.models.driver import check_cells, check_window
+from ovonic.models.errors import ConfigError
+from ovonic.models.periphery import Periphery
+from ovonic.models.seeds import stream
+from ovonic.models.verify import Convergence, Verify
+
+if TYPE_CHECKING:
+    from ovonic.models.pcm import DeviceModel
+
+__all__ = ["SimulatedChip"]
+
+
+class SimulatedChip:
+    """A chip of one draw of devices.
+
+    Args:
+        n_arrays: how many arrays; model: their devices; periphery: their converters, noise of each product included.
+        seed: of all draws.
+        rows, columns: size of each array, in cells.
+        verify: program-and-verify instead of one pulse a device.
+
+    Attributes:
+        states: the devices of each array; now_s: the clock; counters: what was done.
+        convergence: how each program-and-verify went, in order.
+    """
+
+    def __init__(
+        self,
+        n_arrays: int,
+        model: DeviceModel,
+        periphery: Periphery,
+        *,
+        seed: int,
+        rows: int = 256,
+        columns: int = 256,
+        verify: Verify | None = None,
+    ) -> None:
+        for name, value in (("n_arrays", n_arrays), ("rows", rows), ("columns", columns)):
+            if value < 1:
+                raise ConfigError(f"{name} {value}: at least 1")
+        self.n_arrays, self.rows, self.columns = n_arrays, rows, columns
+        self.g_max_us = model.g_max_us
+        self.model, self.periphery, self.seed, self.verify = model, periphery, seed, verify
+        self.now_s = 0.0
+        self.counters = Counters()
+        self.convergence: list[Convergence] = []
+        self.states: list[ArrayState] = [blank(rows, columns) for _ in range(n_arrays)]
+        self._columns = [periphery.draw_columns(columns, stream(seed, "columns", k)) for k in range(n_arrays)]
+        self._calls: dict[tuple[str, int], int] = {}
+        self._readers: dict[tuple[int, int, int, int, int], tuple[ArrayState, ArrayReader]] = {}
+
+    def program(self, array: int, rows: Tensor, columns: Tensor, g_target: Tensor) -> None:
+        """See ``Driver.program``."""
+        check_cells(self, array, rows, columns, g_target)
+        if not rows.numel():
+            return
+        state = self.states[array]
+        wanted = state.g_target.clone()
+        wanted[:, rows, columns] = g_target.to(wanted.dtype)
+        mask = torch.zeros(wanted.shape, dtype=torch.bool)
+        mask[:, rows, columns] = True
+        mask &= (wanted != state.g_target) | (state.pulses == 0)
+        self.states[array], _ = reprogram(
+            state,
+            self.model,
+            wanted,
+            now_s=self.now_s,
+            generator=self._stream("program", array),
+            mask=mask,
+            verify=self.verify,
+            on_verified=self.convergence.append,
+        )
+        pulses = int((self.states[array].pulses - state.pulses).sum())
+        self.counters.add(
+            pulses=pulses,
+            devices_programmed=int(mask.sum()),
+            cells_programmed=int(mask.any(0).sum()),
+            reads=pulses if self.verify else 0,
+        )
+
+    def mvm(self, array: int, x: Tensor, rows: slice, columns: slice, inputs: str = "signed") -> Tensor:
+        """See ``Driver.mvm``."""
+        check_window(self, array, x, rows, columns, inputs)
+        reader = self._reader(array, rows, columns)
+        flat = x.to(torch.float32).reshape(-1, x.shape[-1])
+        clipped = reader.saturation
+        assert clipped is not None
+        clipped.dac = clipped.adc = 0
+        y = reader.product(flat, self._stream("mvm", array), inputs)
+        self.counters.add(
+            mvms=len(flat),
+            phases=len(flat) * self.periphery.phases(inputs),
+            dac_saturated=clipped.dac,
+            adc_saturated=clipped.adc,
+        )
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
+    def read(self, array: int) -> Tensor:
+        """See ``Driver.read``."""
+        if not 0 <= array < self.n_arrays:
+            raise ConfigError(f"array {array}: the chip has {self.n_arrays}, counted from 0")
+        self.counters.add(reads=4 * self.rows * self.columns)
+        return self.states[array].g_read.clone()
+
+    def advance(self, seconds: float) -> None:
+        """See ``Driver.advance``."""
+        if not 0 <= seconds < math.inf:
+            raise ConfigError(f"seconds {seconds}: time passes forwards; give 0 or more")
+        self.now_s += seconds
+        for k, state in enumerate(self.states):
+            self.states[k] = advance(state, self.model, now_s=self.now_s, generator=self._stream("advance", k))
+
+    def _stream(self, verb: str, array: int) -> torch.Generator:
+        number = self._calls.get((verb, array), 0)
+        self._calls[verb, array] = number + 1
+        return stream(self.seed, verb, array, number)
+
+    def _reader(self, array: int, rows: slice, columns: slice) -> ArrayReader:
+        key = (array, rows.start, rows.stop, columns.start, columns.stop)
+        state, reader = self._readers.get(key, (None, None))
+        if reader is None or state is not self.states[array]:
+            gain, offset = (part if part is None else part[columns] for part in self._columns[array])
+            g = crop(self.states[array], rows, columns).g_read
+            reader = ArrayReader.of(g, self.model, self.periphery, gain, offset, count=True)
+            self._readers[key] = self.states[array], reader
+        return reader
