@@ -18,14 +18,14 @@ from ovonic.models.accounting import Counts
 from ovonic.models.errors import ConfigError, nearest
 
 __all__ = [
-    "CNN_LOADS",
     "LSG_LOADS",
     "TRAINEE_LOADS",
     "Load",
+    "cnn_loads",
     "fewshot_counts",
     "fewshot_twin_counts",
     "inference_counts",
-    "linear_loads",
+    "matrix_load",
     "programming_counts",
     "robot_counts",
     "robot_twin_counts",
@@ -38,75 +38,77 @@ LSG_PLACES = ("crossbar", "digital", "elsewhere")
 
 @dataclass(frozen=True)
 class Load:
-    """What one input (an image, a step) asks of a layer on arrays.
+    """What one input (an image, a step) asks of layers that are read together.
 
     Attributes:
-        applications: times its matrix is applied: 1, or the positions of a convolution's output.
-        blocks: blocks it is split into, each an MVM an application; row_blocks: how many of them are summed digitally.
-        rows, columns: of the unrolled [in, out] matrix.
-        phases: of each read, 1 to 4.
+        weights, outputs: of the layers' unrolled matrices.
+        applications: times they are applied: 1, or the positions of a convolution's output.
+        mvms: products on arrays that one application takes; in_sequence: how many of them wait for one another.
+        phases: of each of these products, 1 to 4 (a mean, where they differ).
+        conversions: results of one application, before row blocks are summed; 0 becomes ``outputs``.
     """
 
     name: str
-    rows: int
-    columns: int
+    weights: int
+    outputs: int
     applications: int = 1
-    blocks: int = 1
-    row_blocks: int = 1
-    phases: int = 1
+    mvms: int = 1
+    in_sequence: int = 1
+    phases: float = 1
+    conversions: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rows", "columns", "applications", "blocks", "row_blocks", "phases"):
+        object.__setattr__(self, "conversions", self.conversions or self.outputs)
+        for name in ("weights", "outputs", "applications", "mvms", "in_sequence", "phases", "conversions"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{self.name}: {name} {getattr(self, name)} must be at least 1")
-        if self.phases > 4 or self.blocks % self.row_blocks:
+        if self.phases > 4 or self.in_sequence > self.mvms:
             raise ConfigError(
-                f"{self.name}: {self.phases} phases (1 to 4), {self.blocks} blocks of {self.row_blocks} row blocks "
-                "(a multiple)"
+                f"{self.name}: {self.phases} phases (1 to 4), {self.in_sequence} of {self.mvms} mvms in sequence"
             )
 
 
-CNN_LOADS = (
-    Load("convs.0", 9, 56, 196, phases=2),
-    Load("convs.1", 504, 56, 49, 2, 2, phases=4),
-    Load("convs.2", 504, 56, 16, 2, 2, phases=4),
-    Load("convs.3", 504, 56, 4, 2, 2, phases=4),
-    Load("readout", 56, 5, phases=4),
-)
-"""The few-shot CNN on two arrays: stride 2 from 28 x 28, 504 rows as 2 x 252. The image is unsigned (WL+ only, two
-phases); what a norm puts out is signed (four)."""
+def matrix_load(name: str, rows: int, columns: int, *, side: int = 256, phases: float = 1) -> Load:
+    """A matrix [rows, columns] tiled over arrays of ``side`` x ``side``, which work side by side."""
+    high, wide = -(-rows // side), -(-columns // side)
+    return Load(name, rows * columns, columns, 1, high * wide, 1, phases, columns * high)
 
-TRAINEE_LOADS = (Load("trainee", 255, 252),)
+
+def cnn_loads(read_phases: int = 1, n_way: int = 5) -> tuple[Load, ...]:
+    """The few-shot CNN on two arrays: stride 2 from 28 x 28, its three matrices of 504 rows as 2 x 252.
+
+    Args: read_phases: of a signed read (1, 2 or 4; ``models.periphery``); the image is unsigned and takes half, at
+        least one.
+    """
+    deep = [Load(f"convs.{k}", 504 * 56, 56, n, 2, 1, read_phases, 112) for k, n in ((1, 49), (2, 16), (3, 4))]
+    first = Load("convs.0", 9 * 56, 56, 196, phases=max(read_phases // 2, 1))
+    return first, *deep, Load("readout", 56 * n_way, n_way, phases=read_phases)
+
+
+TRAINEE_LOADS = (Load("trainee", 255 * 252, 252),)
 """The trainee on one array: clock and recurrence as rows, neurons and read-out as columns, spikes in one phase."""
 
-
-def linear_loads(
-    name: str, rows: int, columns: int, *, array_rows: int = 256, array_columns: int = 256, phases: int = 1
-) -> Load:
-    """A matrix [rows, columns] tiled over arrays."""
-    high, wide = -(-rows // array_rows), -(-columns // array_columns)
-    return Load(name, rows, columns, 1, high * wide, high, phases)
-
-
-LSG_LOADS = (linear_loads("lsg", 853, 800), linear_loads("learning_signal", 800, 250))
+LSG_LOADS = (matrix_load("lsg", 853, 800), matrix_load("learning_signal", 800, 250))
 """The LSG on 16 + 4 arrays: clock, target and recurrence; then its read-out."""
 
 
-def inference_counts(loads: Sequence[Load], inputs: float = 1.0, *, parallel: bool = False) -> Counts:
-    """Counts of ``inputs`` inputs through the layers on arrays.
+def inference_counts(loads: Sequence[Load], inputs: float = 1.0, *, parallel: bool = True) -> Counts:
+    """Counts of ``inputs`` inputs through the layers on arrays, one after the other.
 
-    Args: parallel: the blocks of a layer lie on arrays of their own and work side by side.
+    Args: parallel: arrays work side by side on one layer; False: one product at a time.
     """
-    mvms = sum(x.applications * x.blocks for x in loads)
-    phases = sum(x.applications * x.blocks * x.phases for x in loads)
-    elements = sum(x.applications * x.columns * x.row_blocks for x in loads)
     serial = {}
     if parallel:
         serial = {
-            "serial_mvms": inputs * sum(x.applications for x in loads),
-            "serial_phases": inputs * sum(x.applications * x.phases for x in loads),
+            "serial_mvms": inputs * sum(x.applications * x.in_sequence for x in loads),
+            "serial_phases": inputs * sum(x.applications * x.in_sequence * x.phases for x in loads),
         }
-    return Counts(mvms=inputs * mvms, phases=inputs * phases, elements=inputs * elements, **serial)
+    return Counts(
+        mvms=inputs * sum(x.applications * x.mvms for x in loads),
+        phases=inputs * sum(x.applications * x.mvms * x.phases for x in loads),
+        elements=inputs * sum(x.applications * x.conversions for x in loads),
+        **serial,
+    )
 
 
 def twin_counts(loads: Sequence[Load], inputs: float = 1.0, *, activity: float = 1.0) -> Counts:
@@ -116,24 +118,24 @@ def twin_counts(loads: Sequence[Load], inputs: float = 1.0, *, activity: float =
     """
     if not 0 <= activity <= 1:
         raise ConfigError(f"activity {activity}: must lie in 0..1")
-    macs = sum(x.applications * x.rows * x.columns for x in loads)
-    elements = sum(x.applications * x.columns for x in loads)
+    macs = sum(x.applications * x.weights for x in loads)
+    elements = sum(x.applications * x.outputs for x in loads)
     return Counts(macs=inputs * activity * macs, elements=inputs * elements)
 
 
 def programming_counts(loads: Sequence[Load]) -> Counts:
-    """Counts of programming every device of the layers once: a whole deployment."""
-    return Counts(devices_programmed=4.0 * sum(x.rows * x.columns for x in loads))
+    """Counts of programming the four devices of every weight once: a whole deployment."""
+    return Counts(devices_programmed=4.0 * sum(x.weights for x in loads))
 
 
 def fewshot_counts(
-    loads: Sequence[Load] = CNN_LOADS,
+    loads: Sequence[Load] | None = None,
     *,
     supports: int = 25,
     queries: int = 25,
     updates: int = 4,
     devices_per_update: float = 4 * 280,
-    parallel: bool = False,
+    parallel: bool = True,
 ) -> dict[str, Counts]:
     """A few-shot task on arrays, the last of ``loads`` being the read-out that adapts.
 
@@ -142,10 +144,11 @@ def fewshot_counts(
     Returns: ``adaptation`` (the supports' features, ``updates`` reads of each, the gradients in digital, programming),
         ``inference`` (the queries), and ``deployment`` (programming the meta-trained weights).
     """
+    loads = loads or cnn_loads()
     *body, head = loads
     features = inference_counts(body, supports, parallel=parallel)
     learning = inference_counts([head], updates * supports, parallel=parallel)
-    gradient = Counts(macs=updates * supports * head.rows * head.columns, elements=updates * head.rows * head.columns)
+    gradient = Counts(macs=updates * supports * head.weights, elements=updates * head.weights)
     programmed = Counts(devices_programmed=updates * devices_per_update)
     return {
         "adaptation": features + learning + gradient + programmed,
@@ -155,11 +158,12 @@ def fewshot_counts(
 
 
 def fewshot_twin_counts(
-    loads: Sequence[Load] = CNN_LOADS, *, supports: int = 25, queries: int = 25, updates: int = 4
+    loads: Sequence[Load] | None = None, *, supports: int = 25, queries: int = 25, updates: int = 4
 ) -> dict[str, Counts]:
     """The same task in a digital processor."""
+    loads = loads or cnn_loads()
     *body, head = loads
-    update = Counts(macs=updates * supports * head.rows * head.columns, elements=updates * head.rows * head.columns)
+    update = Counts(macs=updates * supports * head.weights, elements=updates * head.weights)
     learning = twin_counts([head], updates * supports) + update
     return {"adaptation": twin_counts(body, supports) + learning, "inference": twin_counts(loads, queries)}
 
@@ -173,7 +177,6 @@ def robot_counts(
     inputs: int = 5,
     devices_programmed: float = 4 * 0.08 * 250 * 255,
     lsg: str = "crossbar",
-    lsg_neurons: int = 800,
     activity: float = 0.02,
     trials: int = 2,
     updates: int = 1,
