@@ -12,6 +12,7 @@ Shapes: conductances [..., 4, rows, columns] in uS, inputs [..., S, rows] in uni
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,12 +103,19 @@ class ArrayReader:
             variance = s[..., 0, :, :] + s[..., 2, :, :], s[..., 1, :, :] + s[..., 3, :, :]
         return cls(plus, minus, variance, periphery, column_gain, column_offset, scale, count)
 
-    def product(self, x: Tensor, generator: torch.Generator | None, inputs: str = "signed") -> Tensor:
+    def product(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None,
+        inputs: str = "signed",
+        multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
+    ) -> Tensor:
         """Read the array once for each input.
 
         Args:
             x: [..., S, rows], in units of the DAC's full scale; an array of [B, 4, rows, columns] takes [B, S, rows].
             inputs: ``"signed"``; ``"unsigned"``: the DAC's range is 0..1; ``"binary"``: 0 or 1, no DAC.
+            multiply: forms inputs times matrix; for a convolution, whose ``x`` are images, columns on the last axis.
         Returns: [..., S, columns], in currents of one row with full input on a device pair at full scale.
         """
         p = self.periphery
@@ -124,7 +132,7 @@ class ArrayReader:
                 u = u.clamp(min=0.0)
         total = None
         for conversion in conversions:
-            y = self._convert(u, conversion, generator)
+            y = self._convert(u, conversion, generator, multiply)
             y = y if conversion.sign > 0 else -y
             total = y if total is None else total + y
         assert total is not None
@@ -134,12 +142,19 @@ class ArrayReader:
         """``product`` for spikes, 0 or 1, [..., S, rows]."""
         return self.product(z, generator, "binary")
 
-    def _convert(self, u: Tensor, conversion: Conversion, generator: torch.Generator | None) -> Tensor:
+    def _convert(
+        self,
+        u: Tensor,
+        conversion: Conversion,
+        generator: torch.Generator | None,
+        multiply: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
         p = self.periphery
         if conversion.rows:
             u = (u * conversion.rows).clamp(min=0.0)
         w, load = self.matrix(conversion.bitlines)
-        y = add_noise(u @ w, None if load is None else (u * u) @ load, p.out_noise, generator)
+        variance = None if load is None else multiply(u * u, load)
+        y = add_noise(multiply(u, w), variance, p.out_noise, generator)
         if self.column_gain is not None:
             y = y * self.column_gain
         if self.column_offset is not None:
