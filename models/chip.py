@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ovonic.models.array_products import ArrayReader
 from ovonic.models.counters import Counters
-from ovonic.models.crossbar import ArrayState, advance, blank, crop, reprogram
+from ovonic.models.crossbar import ArrayState, advance, blank, crop, inject_faults, reprogram
+from ovonic.models.device_faults import Faults, to_levels
 from ovonic.models.driver import check_cells, check_window
 from ovonic.models.errors import ConfigError
 from ovonic.models.periphery import Periphery
@@ -35,10 +36,13 @@ class SimulatedChip:
         seed: of all draws.
         rows, columns: size of each array, in cells.
         verify: program-and-verify instead of one pulse a device.
+        faults: how devices fail from the start; its ``levels`` are those that targets are rounded to.
 
     Attributes:
         states: the devices of each array; now_s: the clock; counters: what was done.
         convergence: how each program-and-verify went, in order.
+        column_errors: gain and offset of each array's converters, [columns] each, or None.
+        calls: how often each verb was called on each array: what the next call's random stream is named by.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class SimulatedChip:
         rows: int = 256,
         columns: int = 256,
         verify: Verify | None = None,
+        faults: Faults | None = None,
     ) -> None:
         for name, value in (("n_arrays", n_arrays), ("rows", rows), ("columns", columns)):
             if value < 1:
@@ -62,9 +67,12 @@ class SimulatedChip:
         self.counters = Counters()
         self.convergence: list[Convergence] = []
         self.states: list[ArrayState] = [blank(rows, columns) for _ in range(n_arrays)]
-        self._columns = [periphery.draw_columns(columns, stream(seed, "columns", k)) for k in range(n_arrays)]
-        self._calls: dict[tuple[str, int], int] = {}
+        self.faults = Faults()
+        self.column_errors = [periphery.draw_columns(columns, stream(seed, "columns", k)) for k in range(n_arrays)]
+        self.calls: dict[tuple[str, int], int] = {}
         self._readers: dict[tuple[int, int, int, int, int], tuple[ArrayState, ArrayReader]] = {}
+        if faults is not None:
+            self.inject_faults(faults)
 
     def program(self, array: int, rows: Tensor, columns: Tensor, g_target: Tensor) -> None:
         """See ``Driver.program``."""
@@ -73,7 +81,7 @@ class SimulatedChip:
             return
         state = self.states[array]
         wanted = state.g_target.clone()
-        wanted[:, rows, columns] = g_target.to(wanted.dtype)
+        wanted[:, rows, columns] = to_levels(g_target.to(wanted.dtype), self.g_max_us, self.faults.levels)
         mask = torch.zeros(wanted.shape, dtype=torch.bool)
         mask[:, rows, columns] = True
         mask &= (wanted != state.g_target) | (state.pulses == 0)
@@ -127,16 +135,23 @@ class SimulatedChip:
         for k, state in enumerate(self.states):
             self.states[k] = advance(state, self.model, now_s=self.now_s, generator=self._stream("advance", k))
 
+    def inject_faults(self, faults: Faults) -> None:
+        """Let devices of all arrays fail now, and round targets to ``faults.levels`` from now on."""
+        self.faults = faults
+        for k, state in enumerate(self.states):
+            generator = self._stream("inject_faults", k)
+            self.states[k] = inject_faults(state, faults, generator, g_max_us=self.g_max_us)
+
     def _stream(self, verb: str, array: int) -> torch.Generator:
-        number = self._calls.get((verb, array), 0)
-        self._calls[verb, array] = number + 1
+        number = self.calls.get((verb, array), 0)
+        self.calls[verb, array] = number + 1
         return stream(self.seed, verb, array, number)
 
     def _reader(self, array: int, rows: slice, columns: slice) -> ArrayReader:
         key = (array, rows.start, rows.stop, columns.start, columns.stop)
         state, reader = self._readers.get(key, (None, None))
         if reader is None or state is not self.states[array]:
-            gain, offset = (part if part is None else part[columns] for part in self._columns[array])
+            gain, offset = (part if part is None else part[columns] for part in self.column_errors[array])
             g = crop(self.states[array], rows, columns).g_read
             reader = ArrayReader.of(g, self.model, self.periphery, gain, offset, count=True)
             self._readers[key] = self.states[array], reader
