@@ -15,17 +15,18 @@ Conventions, here and in all modules of the crossbar:
 - Time is the array's clock, s. Programming ends at age 0, and the first read is at age 0, which the drift law puts at
   t_0 (g = g_prog).
 - A stuck device (``fault`` 1) holds one conductance for ever, without drift and accumulated noise. A controller does
-  not know of it: it is pulsed and counted as any other.
+  not know of it: it is pulsed and counted as any other, and its ``g_target`` is what was asked of it.
+- ``gain`` is what a device conducts relative to what is drawn for it, the spread from device to device; it stays.
 
 Order of draws, which is what makes equal seeds equal bits: programming, drift exponents, first read; each over
 [..., 4, rows, cols] in memory order in ``program``, and over the touched cells as [4, n, 1], in the order of
-[..., rows, cols], in ``reprogram``. All four devices of a touched cell are drawn (a model may couple them); the draws of
-those that are not touched are discarded.
+[..., rows, cols], in ``reprogram``. All four devices of a touched cell are drawn (a model may couple them); the draws
+of those that are not touched are discarded.
 
-Cost: a state is 28 bytes a device and 29 with its fault: 7.6 MB for 256 x 256 cells. ``crop`` and ``expand`` are views
-and cost nothing. ``reprogram`` copies what it changes, so n copies of a crop cost 28 x 4 x n bytes a cell of the crop
-from then on (56 x 5 cells: 31 kB a task; 250 x 250: 7 MB), whatever the share of touched devices: crop first. Draws and
-their temporaries are proportional to the touched cells.
+Cost: a state is 33 bytes a device: 8.7 MB for 256 x 256 cells. ``crop`` and ``expand`` are views and cost nothing.
+``reprogram`` copies the six fields that it changes, so n copies of a crop cost 112 n bytes a cell of the crop from then
+on (56 x 5 cells: 31 kB a copy; 250 x 250: 7 MB), whatever the share of touched devices: crop first. Draws and their
+temporaries are proportional to the touched cells.
 
 Not modelled: temperature, disturbance of neighbours, endurance, the time that programming takes.
 """
@@ -38,6 +39,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ovonic.models import splitting
+from ovonic.models.device_faults import Faults, draw
 from ovonic.models.errors import ConfigError
 from ovonic.models.verify import Convergence, Verify, program_and_verify
 
@@ -50,6 +53,7 @@ __all__ = [
     "blank",
     "crop",
     "expand",
+    "inject_faults",
     "program",
     "read_conductances",
     "reprogram",
@@ -64,6 +68,7 @@ class ArrayState(NamedTuple):
         g_target: what was last asked of each device, uS; g_prog: what it then held; g_read: as it reads now.
         nu: drift exponents; t_prog_s: the clock when each was last programmed, s, float64.
         pulses: pulses each has had, int32; fault: 0 none, 1 stuck, uint8.
+        gain: what it conducts, relative to what is drawn for it.
     """
 
     g_target: Tensor
@@ -73,6 +78,7 @@ class ArrayState(NamedTuple):
     g_read: Tensor
     pulses: Tensor
     fault: Tensor
+    gain: Tensor
 
 
 def blank(rows: int, columns: int, now_s: float = 0.0) -> ArrayState:
@@ -86,6 +92,7 @@ def blank(rows: int, columns: int, now_s: float = 0.0) -> ArrayState:
         zeros.clone(),
         torch.zeros(zeros.shape, dtype=torch.int32),
         torch.zeros(zeros.shape, dtype=torch.uint8),
+        torch.ones_like(zeros),
     )
 
 
@@ -123,7 +130,7 @@ def program(
     g_read = model.read(g_prog, nu, 0.0, generator)
     t_prog_s = torch.full(g_target.shape, float(now_s), dtype=torch.float64)
     fault = torch.zeros(g_target.shape, dtype=torch.uint8)
-    return ArrayState(g_target, g_prog, nu, t_prog_s, g_read, pulses, fault)
+    return ArrayState(g_target, g_prog, nu, t_prog_s, g_read, pulses, fault, torch.ones_like(g_target))
 
 
 def reprogram(
@@ -165,39 +172,38 @@ def reprogram(
     if (latest := float(old.t_prog_s[now].max())) > now_s:
         raise ConfigError(f"time {now_s} s lies before {latest} s, when a device was programmed")
     stuck = old.fault != 0
+
+    def settle(drawn: Tensor, cells: Tensor | slice = slice(None)) -> Tensor:
+        return torch.where(stuck[:, cells], old.g_prog[:, cells], drawn * old.gain[:, cells])
+
     if verify is None:
-        g_prog, pulses = torch.where(stuck, old.g_prog, model.program(target, generator)), now.to(torch.int32)
+        g_prog, pulses = settle(model.program(target, generator)), now.to(torch.int32)
     else:
         g_prog, pulses, convergence = program_and_verify(
-            model,
-            target,
-            now,
-            generator,
-            verify,
-            lambda drawn, cells: torch.where(stuck[:, cells], old.g_prog[:, cells], drawn),
+            model, target, now, generator, verify, held=old.g_prog, settle=settle
         )
         if on_verified is not None:
             on_verified(convergence)
-    nu = model.draw_nu(target, generator)
-    g_read = model.read(g_prog, nu, 0.0, generator)
     moved = now & ~stuck
-    new = ArrayState(
-        target,
-        torch.where(moved, g_prog, old.g_prog),
-        torch.where(moved, nu, old.nu),
-        torch.where(moved, float(now_s), old.t_prog_s),
-        torch.where(moved, g_read, old.g_read),
-        old.pulses + pulses,
-        old.fault,
-    )
+    g_prog = torch.where(moved, g_prog, old.g_prog)
+    nu = torch.where(moved, model.draw_nu(target, generator), old.nu)
+    g_read = torch.where(moved, model.read(g_prog, nu, 0.0, generator), old.g_read)
+    t_prog_s = torch.where(moved, float(now_s), old.t_prog_s)
 
     def put(field: Tensor, values: Tensor) -> Tensor:
         copy = field.clone(memory_format=torch.contiguous_format)
         copy.movedim(-3, 0)[where] = values.squeeze(-1)
         return copy
 
-    changed = ArrayState(*(put(field, values) for field, values in zip(state, new, strict=True)))
-    return changed._replace(fault=state.fault), touched
+    changed = {
+        "g_target": target,
+        "g_prog": g_prog,
+        "nu": nu,
+        "t_prog_s": t_prog_s,
+        "g_read": g_read,
+        "pulses": old.pulses + pulses,
+    }
+    return state._replace(**{name: put(getattr(state, name), values) for name, values in changed.items()}), touched
 
 
 def advance(state: ArrayState, model: DeviceModel, *, now_s: float, generator: torch.Generator | None) -> ArrayState:
@@ -215,6 +221,26 @@ def advance(state: ArrayState, model: DeviceModel, *, now_s: float, generator: t
     return state._replace(g_read=torch.where(state.fault != 0, state.g_prog, g_read))
 
 
+def inject_faults(
+    state: ArrayState, faults: Faults, generator: torch.Generator | None, *, g_max_us: float
+) -> ArrayState:
+    """Let devices fail: some are stuck from now on, and all get a gain of their own, beside what had failed before.
+
+    Args: faults: how (its ``levels`` concern targets, not devices, and are not used here); g_max_us: of a device.
+    """
+    drawn = draw(faults, tuple(state.g_prog.shape), generator)
+    stuck = drawn.stuck & (state.fault == 0)
+    gain = torch.where(state.fault == 0, drawn.gain, 1.0)
+    value = drawn.level * g_max_us
+    return state._replace(
+        g_prog=torch.where(stuck, value, state.g_prog * gain),
+        g_read=torch.where(stuck, value, state.g_read * gain),
+        nu=torch.where(stuck, 0.0, state.nu),
+        fault=torch.where(stuck, 1, state.fault),
+        gain=state.gain * gain,
+    )
+
+
 def read_conductances(state: ArrayState) -> Tensor:
     """The conductances as they read now, [..., 4, rows, cols], uS."""
     return state.g_read
@@ -222,9 +248,7 @@ def read_conductances(state: ArrayState) -> Tensor:
 
 def weights(state: ArrayState, g_max_us: float) -> Tensor:
     """The weights as they read now, [..., rows, cols], in units of full scale."""
-    g = state.g_read
-    plus = g[..., 0, :, :] + g[..., 2, :, :]
-    return plus.sub(g[..., 1, :, :]).sub(g[..., 3, :, :]).div(2.0 * g_max_us)
+    return splitting.weights(state.g_read, g_max_us)
 
 
 def crop(state: ArrayState, rows: slice, columns: slice) -> ArrayState:

@@ -81,6 +81,7 @@ def program_and_verify(
     active: Tensor,
     generator: torch.Generator | None,
     verify: Verify,
+    held: Tensor | None = None,
     settle: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Convergence]:
     """Program devices until they read within tolerance.
@@ -89,11 +90,15 @@ def program_and_verify(
         model: device model; g_target: cells [4, n, 1], uS; active: the devices to program, [4, n, 1] bool.
         generator: of all draws; each iteration draws the programming of the cells with an active device, in their
             order, then their reads.
-        settle: what devices hold of what was drawn (stuck ones: always the same): (drawn [4, m, 1], which cells [m])
-            -> [4, m, 1].
-    Returns: conductances [4, n, 1] (0 where not active), pulses [4, n, 1] int32, and how it went.
+        held: what the devices hold before, [4, n, 1] uS; None: 0.
+        settle: what they hold of what was drawn (a stuck one: always the same): (drawn [4, m, 1], which cells [m]) ->
+            [4, m, 1].
+    Returns: conductances [4, n, 1], pulses [4, n, 1] int32, and how it went.
     """
-    g_prog, pulses = torch.zeros_like(g_target), torch.zeros(g_target.shape, dtype=torch.int32)
+    g_prog, pulses = (
+        torch.zeros_like(g_target) if held is None else held.clone(),
+        torch.zeros(g_target.shape, dtype=torch.int32),
+    )
     command, left = g_target.clone(), active.clone()
     devices = int(active.sum())
     counts, within, errors = [], [], []
