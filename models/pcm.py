@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovonic.models.device_model import DeviceModel, PowerLawDevices, at_most
+from ovonic.models.device_model import DeviceModel, PowerLawDevices, at_least, at_most
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.models.hermes import Hermes, HermesPair
 
@@ -72,23 +72,27 @@ class PCM(PowerLawDevices):
 class Published(PCM):
     """The device model of the published experiments (Ortner et al. 2025), for parity.
 
+        g_prog = clip(clip(g_target + sigma_prog xi, 0, g_max) - g_target (1 - 32^-nu), 0, g_max),  nu as in ``pcm``
+
     It departs from ``pcm`` so:
 
-    - programmed conductance is clipped to [0, g_max], not to [0, inf);
-    - drift is (``drift_time_s`` / 1 s)^-nu, once and for all: a read at any age finds the same conductance;
+    - drift to ``drift_time_s`` (the code writes (32 / 1)^-nu) is part of programming, of the target and not of what the
+      noise made of it; afterwards nothing drifts: ``draw_nu`` gives 0, a read at any age finds the same conductance;
+    - conductance is clipped to [0, g_max], not to [0, inf);
     - read noise does not accumulate. It is white: drawn anew in every product (``product_sigma``), with g in uS as the
       base of the exponent: 1 / 8.1 of aihwkit's;
     - of its two logarithms ``read_log`` picks one. ``"pair"`` (the robot and the convolutions of the CNN):
       L = ln((32 + t_r) / t_r), halved for two devices: here each device has L, and the mean of two devices that share a
       weight equally halves it. ``"single"`` (the CNN's dense layer): L = ln((32 + t_r) / (2 t_r)), not halved: here
-      each device has 2 L, so that the mean of two is L.
+      each device has 2 L, so that the mean of two has L.
 
-    Not copied: its transfer of initial weights, which draws U(-.01, .01) in the place of programming noise, and its
-    folding of weights beyond +-1 to about 2 - |w|, a defect.
+    It draws once a weight; here two devices that share a weight equally have half that variance. Not copied: its
+    transfer of initial weights (U(-.01, .01) in the place of programming noise), its updates relative to the noisy
+    weight, and its folding of weights beyond +-1 to about 2 - |w|, a defect. Of the clipping of read noise only the
+    variance remains.
     """
 
     name: str = "published"
-    t_0_s: float = 1.0
     read_exponent_base: str = "microsiemens"
     drift_time_s: float = 32.0
     read_log: str = "pair"
@@ -99,16 +103,22 @@ class Published(PCM):
             raise ConfigError(f"read_log {self.read_log!r}: {nearest(self.read_log, ('pair', 'single'))}")
 
     def program(self, g_target: Tensor, generator: torch.Generator | None) -> Tensor:
-        return at_most(super().program(g_target, generator), self.g_max_us)
+        noisy = at_most(super().program(g_target, generator), self.g_max_us)
+        nu = super().draw_nu(g_target, generator)
+        lost = g_target * (1 - self.drift_time_s**-nu)
+        return at_most(at_least(noisy - lost, 0.0), self.g_max_us)
+
+    def draw_nu(self, g_target: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.zeros_like(g_target)
 
     def drift(self, g_prog: Tensor, nu: Tensor, age_s: Tensor | float) -> Tensor:
-        return g_prog * torch.exp(-nu * math.log(self.drift_time_s / self.t_0_s))
+        return g_prog
 
     def read_sigma(self, g_prog: Tensor, age_s: Tensor | float) -> Tensor:
         return torch.zeros_like(g_prog)
 
     def read(self, g_prog: Tensor, nu: Tensor, age_s: Tensor | float, generator: torch.Generator | None) -> Tensor:
-        return self.drift(g_prog, nu, age_s)
+        return g_prog
 
     def product_sigma(self, g: Tensor) -> Tensor | None:
         ratio = (self.drift_time_s + self.t_read_s) / self.t_read_s
