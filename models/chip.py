@@ -6,7 +6,6 @@ calls in equal order give equal bits, and a product more or less does not move t
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,7 @@ from ovonic.models.array_products import ArrayReader
 from ovonic.models.counters import Counters
 from ovonic.models.crossbar import ArrayState, advance, blank, crop, inject_faults, reprogram
 from ovonic.models.device_faults import Faults, to_levels
-from ovonic.models.driver import check_cells, check_window
+from ovonic.models.driver import check_array, check_cells, check_seconds, check_window
 from ovonic.models.errors import ConfigError
 from ovonic.models.periphery import Periphery
 from ovonic.models.seeds import stream
@@ -122,15 +121,13 @@ class SimulatedChip:
 
     def read(self, array: int) -> Tensor:
         """See ``Driver.read``."""
-        if not 0 <= array < self.n_arrays:
-            raise ConfigError(f"array {array}: the chip has {self.n_arrays}, counted from 0")
+        check_array(self, array)
         self.counters.add(reads=4 * self.rows * self.columns)
         return self.states[array].g_read.clone()
 
     def advance(self, seconds: float) -> None:
         """See ``Driver.advance``."""
-        if not 0 <= seconds < math.inf:
-            raise ConfigError(f"seconds {seconds}: time passes forwards; give 0 or more")
+        check_seconds(seconds)
         self.now_s += seconds
         for k, state in enumerate(self.states):
             self.states[k] = advance(state, self.model, now_s=self.now_s, generator=self._stream("advance", k))

@@ -1,7 +1,8 @@
 """What a chip must do to be used as a crossbar: program cells, multiply, read, let time pass.
 
 ``Driver`` is what the owner of a real chip implements; ``models.chip.SimulatedChip`` is the simulated one. Where an
-implementation wants the same refusals as the others, it calls ``check_cells`` and ``check_window`` first.
+implementation wants the same refusals as the others, it calls ``check_cells``, ``check_window``, ``check_array`` and
+``check_seconds`` first.
 
 Units: conductances in uS; inputs in units of the DAC's full scale; products in currents of one row with full input on a
 device pair at full scale (one cell of weight 1 and input 1 gives 1); time in s. Devices are on the first axis of what
@@ -10,6 +11,7 @@ is programmed and read, in the order G1+, G1-, G2+, G2- (see ``models.crossbar``
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -19,7 +21,7 @@ from ovonic.models.counters import Counters
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.models.periphery import INPUTS
 
-__all__ = ["Driver", "check_cells", "check_window"]
+__all__ = ["Driver", "check_array", "check_cells", "check_seconds", "check_window"]
 
 
 @runtime_checkable
@@ -74,7 +76,7 @@ def check_cells(driver: Driver, array: int, rows: Tensor, columns: Tensor, g_tar
 
     Raises: ConfigError: names the first cell that cannot be programmed.
     """
-    _check_array(driver, array)
+    check_array(driver, array)
     n = rows.numel()
     if rows.shape != (n,) or columns.shape != (n,) or g_target.shape != (4, n):
         shapes = tuple(rows.shape), tuple(columns.shape), tuple(g_target.shape)
@@ -99,7 +101,7 @@ def check_window(driver: Driver, array: int, x: Tensor, rows: slice, columns: sl
 
     Raises: ConfigError: says what does not fit.
     """
-    _check_array(driver, array)
+    check_array(driver, array)
     if inputs not in INPUTS:
         raise ConfigError(f"inputs {inputs!r}: {nearest(inputs, INPUTS)}")
     for name, part, size in (("rows", rows, driver.rows), ("columns", columns, driver.columns)):
@@ -111,6 +113,19 @@ def check_window(driver: Driver, array: int, x: Tensor, rows: slice, columns: sl
         raise ConfigError("x: holds NaN or infinity")
 
 
-def _check_array(driver: Driver, array: int) -> None:
+def check_array(driver: Driver, array: int) -> None:
+    """Refuse an array that the chip does not have.
+
+    Raises: ConfigError: says how many it has.
+    """
     if not 0 <= array < driver.n_arrays:
         raise ConfigError(f"array {array}: the chip has {driver.n_arrays}, counted from 0")
+
+
+def check_seconds(seconds: float) -> None:
+    """Refuse what ``Driver.advance`` refuses.
+
+    Raises: ConfigError: negative or not finite.
+    """
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(f"seconds {seconds}: time passes forwards; give 0 or more")
