@@ -25,6 +25,7 @@ from torch import Tensor
 from ovonic.models.errors import ConfigError
 from ovonic.models.fewshot_cnn import FewshotCNN
 from ovonic.models.quantise import ROUNDINGS, quantise
+from ovonic.models.weight_noise import WeightNoise, noisy, weight_noise
 
 __all__ = [
     "Precision",
@@ -49,12 +50,15 @@ class Precision:
             weights are small, and the array that holds them has a scale of its own (published: 1).
         weight_noise: standard deviation of Gaussian noise on every kernel, one draw a task, in units of the layer's
             largest |w|: the crude stand-in for programming error in noise-aware meta-training. 0 is none.
+        noise_model: in its place, the error of this device model's devices at the first read, by name, each output
+            channel at its own full scale (``models.weight_noise``).
     """
 
     bits: int = 32
     rounding: str = "stochastic"
     readout_range: float = 1.0
     weight_noise: float = 0.0
+    noise_model: str | None = None
 
     def __post_init__(self) -> None:
         if self.bits != 32 and not 2 <= self.bits <= 16:
@@ -65,11 +69,17 @@ class Precision:
             raise ConfigError(f"readout_range {self.readout_range}: must be positive")
         if self.weight_noise < 0:
             raise ConfigError(f"weight_noise {self.weight_noise}: must not be negative")
+        _ = self.noise
+
+    @property
+    def noise(self) -> WeightNoise | None:
+        """The noise on every kernel."""
+        return weight_noise(self.weight_noise, self.noise_model)
 
     @property
     def varies_by_task(self) -> bool:
         """Whether each task sees its own draw of the kernels."""
-        return self.weight_noise > 0 or (self.bits != 32 and self.rounding == "stochastic")
+        return self.noise is not None or (self.bits != 32 and self.rounding == "stochastic")
 
     def round(self, w: Tensor, generator: torch.Generator | None) -> Tensor:
         return quantise(w, self.bits, self.rounding, generator)
@@ -80,10 +90,12 @@ class Precision:
     def kernel(self, w: Tensor, generator: torch.Generator | None) -> Tensor:
         """The kernel one task sees: rounded, then disturbed; gradients pass straight through."""
         w = self.round(w, generator)
-        if self.weight_noise > 0:
-            noise = torch.empty_like(w).normal_(generator=generator)
-            w = w + self.weight_noise * w.detach().abs().max() * noise
-        return w
+        if self.noise is None:
+            return w
+        if self.noise_model is None:
+            return noisy(w, self.noise, w.detach().abs().max(), generator)
+        unrolled = w.flatten(1).T
+        return noisy(unrolled, self.noise, unrolled.detach().abs().amax(0), generator).T.reshape(w.shape)
 
 
 class Readout(Protocol):

@@ -89,7 +89,7 @@ def training_run(
     network = config.network
     net = FewshotCNN(network, torch.Generator().manual_seed(config.seed))
     identity: dict[str, Any] = {
-        "training": dataclasses.asdict(config),
+        "training": _named(config),
         "data": dataclasses.asdict(data),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -125,6 +125,14 @@ def training_run(
     }
     save_fewshot(out / WEIGHTS, trained, training)
     return trained, state
+
+
+def _named(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration as JSON; what came later only where it is chosen, so that runs from before it go on."""
+    named = dataclasses.asdict(config)
+    if config.precision.noise_model is None:
+        del named["precision"]["noise_model"]
+    return named
 
 
 def read_metrics(run: Path) -> dict[str, Any]:

@@ -88,10 +88,11 @@ def training_run(
 
 
 def _named(config: RobotTrainingConfig) -> dict[str, Any]:
-    """The configuration as JSON; the backend only where it is another, so that runs from before the choice go on."""
+    """The configuration as JSON; what came later only where it is chosen, so that runs from before it go on."""
     named = dataclasses.asdict(config)
-    if config.backend == RobotTrainingConfig.backend:
-        del named["backend"]
+    for name in ("backend", "weight_noise", "noise_model"):
+        if named[name] == getattr(RobotTrainingConfig, name):
+            del named[name]
     return named
 
 

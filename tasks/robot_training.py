@@ -28,6 +28,7 @@ from ovonic.models.errors import ConfigError, DivergenceError, nearest
 from ovonic.models.natural_eprop import InnerLoop, Lesson
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start, initial_pair
 from ovonic.models.outer_loss import Objective, outer_loss
+from ovonic.models.weight_noise import NoisyWeights, WeightNoise, weight_noise
 from ovonic.tasks.robot import MovementErrors, Robot, kinematics, movement_errors, movement_family
 from ovonic.tasks.statistics import interval
 from ovonic.tasks.trajectories import CoordinateCode, TrajectoryBatch, TrajectorySpec, sample_trajectories
@@ -54,6 +55,8 @@ class RobotTrainingConfig:
         seed: names the run.
         log_every: steps between records of the history.
         validate_every, validation_trajectories: how often and on how many other movements the average is tried.
+        weight_noise, noise_model: noise on the trainee's weights in every lesson, one chip a step: a standard deviation
+            in units of each matrix's largest |w|, or a device model by name (``models.weight_noise``).
         device: where torch computes, e.g. ``"cpu"`` or ``"cuda"``.
         backend: whose neurons both networks are made of, see ``adapters.engines``.
     """
@@ -74,6 +77,8 @@ class RobotTrainingConfig:
     log_every: int = 10
     validate_every: int = 250
     validation_trajectories: int = 200
+    weight_noise: float = 0.0
+    noise_model: str | None = None
     device: str = "cpu"
     backend: str = "ovonic"
 
@@ -93,12 +98,17 @@ class RobotTrainingConfig:
             raise ConfigError(f"validation_trajectories {self.validation_trajectories}: would be trained on")
         if self.backend not in BACKENDS:
             raise ConfigError(f"backend {self.backend!r}: {nearest(self.backend, BACKENDS)}")
-        _ = self.movements
+        _ = self.movements, self.noise
 
     @property
     def movements(self) -> TrajectorySpec:
         """The movements that are learned: the consistent family."""
         return movement_family(self.network, self.code)
+
+    @property
+    def noise(self) -> WeightNoise | None:
+        """The noise on the trainee's weights."""
+        return weight_noise(self.weight_noise, self.noise_model)
 
     def rate(self, step: int) -> float:
         """Adam's rate at ``step`` (0-based)."""
@@ -250,7 +260,8 @@ def _outer_gradient(state: RobotTrainingState, batch: TrajectoryBatch) -> tuple[
     generator = torch.Generator(config.device).manual_seed(_mix(config.seed, state.step))
     trace = kinematics(batch.spec)
     state.optimizer.zero_grad(set_to_none=True)
-    lesson = state.net(batch.clock, batch.lsg_input, config.inner, generator)
+    products = None if config.noise is None else NoisyWeights(config.noise, generator)
+    lesson = state.net(batch.clock, batch.lsg_input, config.inner, generator, products)
     loss = outer_loss(lesson, batch.omega, batch.path, trace, o)
     loss.total.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf)
@@ -290,7 +301,7 @@ def _follow(state: RobotTrainingState) -> None:
 
 
 def _validate(state: RobotTrainingState) -> dict[str, Any]:
-    """Loss and tip error of the averaged networks after a lesson, on movements that are never trained on."""
+    """Loss and tip error of the averaged networks after a lesson without noise, on movements never trained on."""
     config, spec = state.config, state.config.movements
     generator = torch.Generator(config.device).manual_seed(_mix(config.seed, VALIDATION_FROM))
     end = VALIDATION_FROM + config.validation_trajectories

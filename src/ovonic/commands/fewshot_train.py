@@ -68,6 +68,9 @@ def train(
     rounding: Rounding = "stochastic",
     readout_range: Annotated[float, typer.Option(help="Full scale of the read-out's grid at few bits.")] = 0.2,
     weight_noise: Annotated[float, typer.Option(help="Gaussian noise on the kernels, share of max|w|.")] = 0.0,
+    noise_model: Annotated[
+        str | None, typer.Option(metavar="pcm|hermes|..", help="Noise of these devices on the kernels.")
+    ] = None,
     init: Annotated[str | None, typer.Option(help="Start from these weights.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the folder's run.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
@@ -95,7 +98,7 @@ def train(
     config = TrainingConfig(
         network=CNNConfig(way, channels, norm=norm or "support", updates=updates, inner_lr=inner_lr),
         episode=EpisodeSpec(way, shot, queries, True, mirror, sampler, within_alphabet),
-        precision=Precision(bits or 32, rounding, readout_range, weight_noise),
+        precision=Precision(bits or 32, rounding, readout_range, weight_noise, noise_model),
         steps=steps,
         tasks=tasks,
         lr=lr,

@@ -50,6 +50,10 @@ def train(
     lsg_recurrence: Annotated[float, typer.Option(help="Factor of the LSG's first recurrent weights.")] = 1.0,
     trainee_recurrence: Annotated[float, typer.Option(help="Factor of the trainee's first recurrent weights.")] = 1.0,
     path_gradient: Annotated[bool, typer.Option(help="Descend the Cartesian error too.")] = True,
+    weight_noise: Annotated[float, typer.Option(help="Noise on the trainee's weights, share of max|w|.")] = 0.0,
+    noise_model: Annotated[
+        str | None, typer.Option(metavar="pcm|hermes|..", help="Noise of these devices on the trainee's weights.")
+    ] = None,
     init: Annotated[str | None, typer.Option(metavar="WEIGHTS", help="Start from these; their sizes hold.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the folder's run.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
@@ -100,6 +104,8 @@ def train(
         log_every=log_every,
         validate_every=validate_every,
         validation_trajectories=validation_trajectories,
+        weight_noise=weight_noise,
+        noise_model=noise_model,
         device=str(parse_device(device)),
         backend=backend,
     )
