@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ovonic.models import periphery
+from ovonic.models.device_readout import readout_scale
 from ovonic.models.errors import ConfigError, ToolchainError, nearest
 from ovonic.models.maml import Precision
 from ovonic.models.seeds import derive_seed
@@ -143,17 +144,8 @@ class Hardware:
                 raise ConfigError(f"{name} {getattr(self, name)}: must not be negative")
 
     def readout_scale(self, weight: Tensor, precision: Precision) -> float:
-        """Full scale of the read-out array for the initial ``weight`` of any shape.
-
-        Adapted weights outgrow initial ones, which may all be zero, and a scale too large wastes conductance: at few
-        bits the range of the grid; else 1.1 max |W_0|, at least 0.5 (the published network's adapted weights
-        reach 0.42 from initial ones of 0.47).
-        """
-        if self.readout_w_max is not None:
-            return self.readout_w_max
-        if precision.bits != 32:
-            return precision.readout_range
-        return max(0.5, 1.1 * float(weight.abs().max()))
+        """Full scale of the read-out array for the initial ``weight`` of any shape (``models.device_readout``)."""
+        return readout_scale(self.readout_w_max, weight, precision)
 
     def converters(self, input_range: float, adc_range: float | None = None) -> Converters:
         """The periphery of one array."""

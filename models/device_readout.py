@@ -23,7 +23,7 @@ from ovonic.models.maml import Precision
 from ovonic.models.quantise import round_to_step
 from ovonic.models.seeds import derive_seed, stream
 
-__all__ = ["DeviceReadout"]
+__all__ = ["DeviceReadout", "readout_scale"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,3 +143,17 @@ class DeviceReadout(ABC):
             raise ConfigError(f"time {now_s} s: the array's clock already shows {self.now_s} s")
         devices = self._advanced(now_s, derive_seed(self.seed, "advance", self.programmings, float(now_s)))
         return replace(self, devices=devices, now_s=float(now_s), _products=itertools.count(1))
+
+
+def readout_scale(given: float | None, weight: Tensor, precision: Precision) -> float:
+    """Full scale of the read-out's array for the initial ``weight`` of any shape, where none is ``given``.
+
+    Adapted weights outgrow initial ones, which may all be zero, and a scale too large wastes conductance: at few bits
+    the range of the grid; else 1.1 max |W_0|, at least 0.5 (the published network's adapted weights reach 0.42 from
+    initial ones of 0.47).
+    """
+    if given is not None:
+        return given
+    if precision.bits != 32:
+        return precision.readout_range
+    return max(0.5, 1.1 * float(weight.abs().max()))

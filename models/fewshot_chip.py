@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from ovonic.models.device_readout import DeviceReadout
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.models.fewshot_cnn import FewshotCNN
 
@@ -25,11 +26,13 @@ STATISTICS = ("recalibrated", "stored")
 class FewshotChip(ABC):
     """One draw of all devices of the network: convolutions of any age. A kind of hardware gives the two methods below.
 
-    Attributes: net: the network that was programmed; seed: of the chip's draws.
+    Attributes: net: the network that was programmed; seed: of the chip's draws; readout: the dense layer's array as
+        programmed, one task.
     """
 
     net: FewshotCNN
     seed: int
+    readout: DeviceReadout
 
     @abstractmethod
     def convolutions(self, read_time_s: float = 0.0) -> FewshotCNN:

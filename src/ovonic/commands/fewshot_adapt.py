@@ -8,16 +8,19 @@ from typing import Annotated
 import typer
 
 from ovonic.commands.common import JsonFile, Seed, command_line, versions, write_json
-from ovonic.commands.fewshot_chips import check_hardware, programs_of
-from ovonic.commands.fewshot_options import (
-    Bits,
+from ovonic.commands.fewshot_chips import (
+    ChipOptions,
     DeviceSplit,
     HardwareName,
     NoiseModel,
     ReadTime,
+    UpdateStep,
+    check_hardware,
+)
+from ovonic.commands.fewshot_options import (
+    Bits,
     Rounding,
     Updates,
-    UpdateStep,
     WeightsName,
     load,
 )
@@ -49,12 +52,10 @@ def adapt(
     net, provenance = load(weights)
     precision = Precision(bits or provenance.get("precision", 32), rounding, readout_w_max(provenance) or 1.0)
     examples = load_labelled_folder(support, invert=invert)
-    _, programs = programs_of(
-        hardware,
+    w_max = readout_w_max(provenance)
+    _, programs = ChipOptions(hardware, noise_model, device_split).programs(
         net,
-        provenance,
-        noise_model=noise_model,
-        device_split=device_split,
+        w_max,
         chips=1,
         seed=seed,
         read_time_s=read_time,

@@ -19,25 +19,35 @@ from ovonic.commands.common import (
     versions,
     write_json,
 )
-from ovonic.commands.fewshot_chips import check_hardware, programs_of
+from ovonic.commands.fewshot_chips import (
+    AdaptOn,
+    AdcRange,
+    ChipOptions,
+    DeviceSplit,
+    HardwareName,
+    NoiseModel,
+    NoiseScale,
+    Reads,
+    ReadTime,
+    Scale,
+    UpdateStep,
+    VerifyPulses,
+    ZeroTargets,
+    check_hardware,
+)
 from ovonic.commands.fewshot_options import (
     Bits,
     Data,
     DataSeed,
-    DeviceSplit,
     Figures,
     Fold,
     Folds,
     GlyphAlphabets,
-    HardwareName,
-    NoiseModel,
     Norm,
     Queries,
-    ReadTime,
     Rounding,
     Shot,
     Updates,
-    UpdateStep,
     Way,
     WeightsName,
     load,
@@ -70,8 +80,15 @@ def evaluate(
     noise_model: NoiseModel = "pcm",
     read_time: ReadTime = 0.0,
     chips: Annotated[int, typer.Option(min=1, help="Draws of all devices; each meets every task.")] = 5,
+    adapt_on: AdaptOn = "device",
     update_step: UpdateStep = None,
     device_split: DeviceSplit = "fill",
+    scale: Scale = "column",
+    zero_targets: ZeroTargets = None,
+    reads: Reads = 1,
+    verify: VerifyPulses = 0,
+    noise_scale: NoiseScale = 1.0,
+    adc_range: AdcRange = 10.0,
     batch: Annotated[int, typer.Option(min=1, help="Tasks at a time (couples them under --norm meta-batch).")] = 8,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -98,12 +115,12 @@ def evaluate(
         data or ["glyphs"], split, folds=folds, fold=fold, seed=data_seed, glyph_alphabets=glyph_alphabets
     )
     learner = software_learner(net, updates=updates, precision=precision, norm=norm, seed=seed)
-    chip, programs = programs_of(
-        hardware,
+    options = ChipOptions(
+        hardware, noise_model, device_split, scale, zero_targets, reads, verify, noise_scale, adc_range
+    )
+    chip, programs = options.programs(
         net,
-        provenance,
-        noise_model=noise_model,
-        device_split=device_split,
+        readout_w_max(provenance),
         chips=chips,
         seed=seed,
         read_time_s=read_time,
@@ -112,6 +129,8 @@ def evaluate(
         norm=norm,
         n_way=way,
         update_step=update_step,
+        adapt_on=adapt_on,
+        twin=learner,
     )
     label = "evaluating" if hardware == "software" else f"evaluating on {chips} chips"
     with progress(label, tasks * (1 + len(programs)), quiet) as advance:
@@ -131,6 +150,7 @@ def evaluate(
     }
     if hardware != "software":
         config |= {"noise_model": noise_model, "read_time_s": read_time, "update_step": update_step, "chip": chip}
+        config |= {"adapt_on": adapt_on, "options": options}
     report = evaluation.report()
     _print_report(report, config)
     used = versions("aihwkit") if hardware == "aihwkit" else versions()

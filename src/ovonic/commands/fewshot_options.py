@@ -26,15 +26,7 @@ Bits = Annotated[int | None, typer.Option("--precision", help="Bits of the weigh
 Rounding = Annotated[str, typer.Option(help="Rounding to few bits: stochastic or nearest.")]
 Figures = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures there.")]
 WeightsName = Annotated[str, typer.Option("--weights", "-w", help="A shipped name, a safetensors or a published file.")]
-HardwareName = Annotated[str, typer.Option(help="software, or aihwkit: simulated PCM tiles.")]
-NoiseModel = Annotated[str, typer.Option(help="PCM statistics: pcm (PCMLike) or hermes.")]
-ReadTime = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Age of the devices when queries are read.")]
 Updates = Annotated[int | None, typer.Option(help="Inner updates (default: as the weights were trained).")]
-UpdateStep = Annotated[
-    float | None, typer.Option(help="Round each update on the hardware stochastically to multiples of this.")
-]
-
-DeviceSplit = Annotated[str, typer.Option(help="How a weight fills the two devices of its polarity: fill or equal.")]
 
 
 def load(weights: str) -> tuple[FewshotCNN, dict[str, Any]]:
