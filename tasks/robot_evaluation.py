@@ -27,7 +27,17 @@ from ovonic.tasks.robot_controls import random_signals, shuffled_signals
 from ovonic.tasks.statistics import interval, paired_difference
 from ovonic.tasks.trajectories import TrajectoryBatch, TrajectorySpec, sample_trajectories
 
-__all__ = ["Errors", "RobotEvaluation", "evaluate_robot", "paired", "replay", "summary", "updated_fractions"]
+__all__ = [
+    "BATCH",
+    "Errors",
+    "RobotEvaluation",
+    "evaluate_robot",
+    "paired",
+    "replay",
+    "rounding_stream",
+    "summary",
+    "updated_fractions",
+]
 
 Values = NDArray[np.float64]
 
@@ -175,7 +185,9 @@ def evaluate_robot(
             rates.append({name: len(indices) * rate for name, rate in _rates_hz(lesson).items()})
             shares.append(updated_fractions(lesson))
             for name, control in controls.items():
-                taught = model.teach(movements.clock, control, inner, _generator(model, seed, indices), products)
+                taught = model.teach(
+                    movements.clock, control, inner, rounding_stream(seed, indices, movements.clock.device), products
+                )
                 _check_finite(taught, indices, seed, inner)
                 outcomes[name].append(_errors(taught.after, movements))
             if on_batch:
@@ -267,10 +279,10 @@ def _blocks(trajectories: int, batch: int) -> Iterator[range]:
         yield range(first, min(first + batch, trajectories))
 
 
-def _generator(model: NaturalEProp, seed: int, indices: range) -> torch.Generator:
-    """Of the rounding: the same for a batch and its controls."""
+def rounding_stream(seed: int, indices: range, device: torch.device | str = "cpu") -> torch.Generator:
+    """Of the rounding of a batch's updates: the same for its controls, and for the chips that learn the same."""
     state = np.random.SeedSequence([seed, indices[0]], spawn_key=ROUNDING).generate_state(1, np.uint64)
-    return torch.Generator(next(model.parameters()).device).manual_seed(int(state[0]))
+    return torch.Generator(device).manual_seed(int(state[0]))
 
 
 def _lesson(
@@ -281,7 +293,9 @@ def _lesson(
     indices: range,
     products: Products | None,
 ) -> Lesson:
-    return model(movements.clock, movements.lsg_input, inner, _generator(model, seed, indices), products)
+    return model(
+        movements.clock, movements.lsg_input, inner, rounding_stream(seed, indices, movements.clock.device), products
+    )
 
 
 def _check_finite(lesson: Lesson, indices: range, seed: int, inner: InnerLoop) -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from ovonic.models.errors import ConfigError
 
-__all__ = ["crossed_interval", "error_ratio", "interval", "paired_difference"]
+__all__ = ["crossed_interval", "error_ratio", "interval", "loss_ratio", "paired_difference"]
 
 
 def _half_width(variance: float, degrees_of_freedom: float) -> float:
@@ -69,7 +69,14 @@ def error_ratio(hardware: ArrayLike, software: ArrayLike, *, seed: int, resample
         seed: of the bootstrap. Chips and tasks are resampled independently, tasks jointly in both systems.
     Returns: ``ratio`` (None where the software makes no error), ``low`` and ``high`` (95 %).
     """
-    h, s = 1 - np.asarray(hardware, dtype=np.float64), 1 - np.asarray(software, dtype=np.float64)
+    return loss_ratio(
+        1 - np.asarray(hardware, np.float64), 1 - np.asarray(software, np.float64), seed=seed, resamples=resamples
+    )
+
+
+def loss_ratio(hardware: ArrayLike, software: ArrayLike, *, seed: int, resamples: int = 4000) -> dict[str, Any]:
+    """Mean loss of hardware over that of its software twin: as ``error_ratio``, of losses, which are at least 0."""
+    h, s = np.asarray(hardware, dtype=np.float64), np.asarray(software, dtype=np.float64)
     if h.ndim != 2 or s.shape != h.shape[1:]:
         raise ConfigError(f"hardware [chips, tasks] {h.shape} and software [tasks] {s.shape} do not pair")
     if s.mean() == 0:

@@ -22,6 +22,23 @@ from ovonic.commands.common import (
     versions,
     write_json,
 )
+from ovonic.commands.robot_hardware import (
+    AdaptOn,
+    AdcRange,
+    ChipOptions,
+    Chips,
+    Compensation,
+    DeviceSplit,
+    HardwareName,
+    NoiseModel,
+    NoiseScale,
+    Reads,
+    ReadTime,
+    Scale,
+    VerifyPulses,
+    check_hardware,
+    evaluate_hardware,
+)
 from ovonic.models.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +67,18 @@ def evaluate(
         bool, typer.Option("--published", help="The published movements: angles clipped, velocities not.")
     ] = False,
     against: Annotated[str | None, typer.Option(metavar="WEIGHTS", help="Compare on the same movements.")] = None,
+    hardware: HardwareName = "software",
+    noise_model: NoiseModel = "pcm",
+    read_time: ReadTime = 0.0,
+    chips: Chips = 30,
+    adapt_on: AdaptOn = "device",
+    split: DeviceSplit = "fill",
+    scale: Scale = "column",
+    reads: Reads = 1,
+    verify: VerifyPulses = 0,
+    noise_scale: NoiseScale = 1.0,
+    compensation: Compensation = "none",
+    adc_range: AdcRange = 10.0,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
     seed: Seed = 2025,
     device: Device = "cpu",
@@ -58,13 +87,15 @@ def evaluate(
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the movement of median loss.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Measure the error before and after a lesson on movements never trained on, beside lessons that teach nothing."""
+    """Measure the error before and after a lesson on movements never trained on, beside lessons that teach nothing;
+    with --hardware crossbar on chips, beside the software twin."""
     import torch
 
     from ovonic.adapters.engines import engine
     from ovonic.tasks.robot import resolve_robot, spec_for
     from ovonic.tasks.robot_evaluation import evaluate_robot, paired
 
+    check_hardware(hardware)
     if threads:
         torch.set_num_threads(threads)
     place, run = parse_device(device), engine(backend)
@@ -81,6 +112,25 @@ def evaluate(
             raise ConfigError(f"--rounding {rounding}: {source} does not round its updates: add --quantise STEP")
         lessons.append((robot, inner))
 
+    family = "published" if published else "consistent"
+    how = {
+        "family": family,
+        "seed": seed,
+        "device": str(place),
+        "backend": backend,
+        "threads": torch.get_num_threads(),
+        "command": command_line(),
+    }
+    if hardware != "software":
+        if against is not None or figures or place.type != "cpu":
+            raise ConfigError("--hardware crossbar: runs on the cpu, without --against and --figures")
+        options = ChipOptions(
+            noise_model, read_time, chips, adapt_on, split, scale, reads, verify, noise_scale, compensation, adc_range
+        )
+        title = f"{trajectories} {family} trajectories, seed {seed}: {weights}, {_described(lessons[0][1])}"
+        evaluate_hardware(*lessons[0], options, how, trajectories, run, title, json, quiet)
+        return
+
     with progress("evaluating", trajectories * len(lessons), quiet) as advance:
         evaluations = [
             evaluate_robot(
@@ -90,18 +140,11 @@ def evaluate(
         ]
     blocks = [{"config": _config(r, e)} | e.report() for (r, _), e in zip(lessons, evaluations, strict=True)]
     report = dict(blocks[0])
-    config = report.pop("config") | {
-        "family": "published" if published else "consistent",
-        "seed": seed,
-        "device": str(place),
-        "backend": backend,
-        "threads": torch.get_num_threads(),
-        "command": command_line(),
-    }
+    config = report.pop("config") | how
     if against is not None:
         report |= {"against": blocks[1], "paired": paired(evaluations[0], evaluations[1])}
     if str(json) != "-":
-        typer.echo(f"{trajectories} {config['family']} trajectories, seed {seed}")
+        typer.echo(f"{trajectories} {family} trajectories, seed {seed}")
         for source, block, (_, inner) in zip(sources, blocks, lessons, strict=True):
             _print_block(f"{source}, {_described(inner)}", block)
         if against is not None:

@@ -1,0 +1,200 @@
+"""``ovonic robot evaluate --hardware crossbar``: lessons on simulated phase-change memory, beside the software twin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ovonic.commands.common import progress, versions, write_json
+from ovonic.models.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from ovonic.models.device_model import DeviceModel
+    from ovonic.models.natural_eprop import Engine, InnerLoop
+    from ovonic.tasks.robot import Robot
+    from ovonic.tasks.robot_crossbar import CrossbarSettings
+
+__all__ = [
+    "AdaptOn",
+    "AdcRange",
+    "ChipOptions",
+    "Chips",
+    "Compensation",
+    "DeviceSplit",
+    "HardwareName",
+    "NoiseModel",
+    "NoiseScale",
+    "ReadTime",
+    "Reads",
+    "Scale",
+    "VerifyPulses",
+    "check_hardware",
+    "evaluate_hardware",
+]
+
+HardwareName = Annotated[str, typer.Option(help="software, or crossbar: the trainee on a simulated PCM array.")]
+NoiseModel = Annotated[
+    str, typer.Option(help="Devices: pcm, hermes, hermes-pair, published, none, or a fitted model's JSON file.")
+]
+ReadTime = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Age of the devices in the last trial.")]
+Chips = Annotated[int, typer.Option(min=1, help="Draws of all devices; each meets every movement.")]
+AdaptOn = Annotated[
+    str, typer.Option(help="Whose trial teaches: device, software (then programmed), or none (no update).")
+]
+DeviceSplit = Annotated[
+    str,
+    typer.Option("--split", help="How a weight fills the two devices of its polarity: fill, equal or set_and_tune."),
+]
+Scale = Annotated[str, typer.Option(help="What shares a full scale: column (of each block), layer or array.")]
+Reads = Annotated[int, typer.Option(min=1, help="Conversions that are averaged in every read.")]
+VerifyPulses = Annotated[
+    int,
+    typer.Option(
+        "--verify", min=0, help="Program-and-verify with at most so many pulses a device; 0: one, unverified."
+    ),
+]
+NoiseScale = Annotated[
+    float, typer.Option(min=0, help="Factor on programming and read noise of the devices (not on drift or the ADC).")
+]
+Compensation = Annotated[str, typer.Option(help="Digital drift compensation: none, global or column.")]
+AdcRange = Annotated[
+    float, typer.Option(help="Full scale of the ADC, in currents of one row on a device pair at full scale.")
+]
+
+HARDWARE = ("software", "crossbar")
+TOLERANCE = 0.02
+"""Error that program-and-verify accepts, in units of a device's full scale."""
+
+
+@dataclass(frozen=True)
+class ChipOptions:
+    """The options of a chip, as given."""
+
+    noise_model: str
+    read_time: float
+    chips: int
+    adapt_on: str
+    split: str
+    scale: str
+    reads: int
+    verify: int
+    noise_scale: float
+    compensation: str
+    adc_range: float
+
+    def settings(self) -> CrossbarSettings:
+        """What they say.
+
+        Raises: ConfigError: an unknown choice.
+        """
+        from ovonic.models.periphery import Periphery
+        from ovonic.models.splitting import split_named
+        from ovonic.models.verify import Verify
+        from ovonic.tasks.robot_crossbar import CrossbarSettings
+
+        split_named(self.split)
+        model = _model(self.noise_model, self.noise_scale)
+        periphery = Periphery(
+            adc_range=self.adc_range,
+            w_noise=self.noise_scale * Periphery.w_noise,
+            compensation=None if self.compensation == "none" else self.compensation,
+        )
+        verify = Verify(self.verify, TOLERANCE * model.g_max_us) if self.verify else None
+        return CrossbarSettings(
+            model, periphery, self.split, self.scale, self.read_time, self.adapt_on, self.reads, verify
+        )
+
+
+def check_hardware(hardware: str) -> None:
+    """Raises: ConfigError: a ``--hardware`` that does not exist."""
+    if hardware not in HARDWARE:
+        raise ConfigError(f"--hardware {hardware}: {nearest(hardware, HARDWARE)}")
+
+
+def evaluate_hardware(
+    robot: Robot,
+    inner: InnerLoop,
+    options: ChipOptions,
+    how: Mapping[str, Any],
+    trajectories: int,
+    engine: Engine,
+    title: str,
+    json: Path | None,
+    quiet: bool,
+) -> None:
+    """Give lessons on chips, print what came of them and write it.
+
+    Args: how: ``seed`` and ``family`` of the movements, and what else the result's ``config`` shall say.
+    """
+    from ovonic.tasks.robot import spec_for
+    from ovonic.tasks.robot_crossbar_evaluation import evaluate_on_chips
+
+    settings, seed = options.settings(), how["seed"]
+    spec = spec_for(robot, how["family"] == "published")
+    with progress(f"evaluating on {options.chips} chips", trajectories * options.chips, quiet) as advance:
+        evaluation = evaluate_on_chips(
+            robot, spec, trajectories, inner, settings, options.chips, seed, on_batch=advance, engine=engine
+        )
+    report = evaluation.report()
+    if str(json) != "-":
+        _print(title, report)
+    config = {
+        "weights": robot.provenance,
+        "network": robot.config,
+        "inner": inner,
+        "movements": spec,
+        "hardware": "crossbar",
+        "noise_model": options.noise_model,
+        "noise_scale": options.noise_scale,
+        "chip": settings,
+        **how,
+    }
+    write_json(json, "robot-evaluate", report, config, versions("scipy"))
+
+
+def _print(title: str, report: Mapping[str, Any]) -> None:
+    """What was measured, for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    hardware, software = report["hardware"], report["software"]
+    table = Table("", "loss", "median", "tip, median", "p95")
+    rows = {
+        "chips, no update": hardware["controls"]["no_update"],
+        "chips, after": {"loss": hardware["loss"], "tip_rmse_mm": hardware["tip_rmse_mm"]["after"]},
+        "software twin": {"loss": software["loss"], "tip_rmse_mm": software["tip_rmse_mm"]["after"]},
+    }
+    for name, found in rows.items():
+        loss, tip = found["loss"], found["tip_rmse_mm"]
+        half = "" if loss["ci95"] is None else f" +- {loss['ci95']:.5f}"
+        table.add_row(
+            name,
+            f"{loss['mean']:.5f}{half}",
+            f"{loss['median']:.5f}",
+            f"{tip['median']:.0f} mm",
+            f"{tip['p95']:.0f} mm",
+        )
+    typer.echo(title)
+    Console().print(table)
+    ratio, chips = hardware["loss_ratio"], hardware["chips"]
+    if ratio["ratio"] is not None:
+        high = "inf" if ratio["high"] is None else f"{ratio['high']:.3f}"
+        typer.echo(f"loss, hardware / software: {ratio['ratio']:.3f} [{ratio['low']:.3f}, {high}]")
+    spread = "" if chips["sd"] is None else f"sd {chips['sd']:.5f}, "
+    saturated = hardware["per_lesson"]["saturated"]
+    typer.echo(
+        f"{chips['n']} chips: {spread}worst {chips['worst']:.5f}; a lesson re-programs "
+        f"{report['devices_reprogrammed']:.0f} devices in {report['cells_reprogrammed']:.0f} cells, "
+        f"{saturated:.1f} targets beyond full scale"
+    )
+
+
+def _model(name: str, noise_scale: float) -> DeviceModel:
+    from ovonic.models.pcm import device_model
+
+    changes = {} if name == "none" or noise_scale == 1 else {"prog_scale": noise_scale, "read_scale": noise_scale}
+    return device_model(name, **changes)
