@@ -99,7 +99,7 @@ class _Many(NamedTuple):
 
     def _one(self, where: str, entry: Any) -> Any:
         try:
-            made = self.kind.from_dict({"type": self.kind.__name__} | entry) if isinstance(entry, Mapping) else entry
+            made = self.kind.from_dict({"type": self.kind.__name__, **entry}) if isinstance(entry, Mapping) else entry
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         if not isinstance(made, self.kind):

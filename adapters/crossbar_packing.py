@@ -13,6 +13,7 @@ Operational Research 141:241); the library rectpack (0.2) packs a little tighter
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -58,7 +59,7 @@ def cuts(size: int, most: int) -> list[slice]:
     parts = -(-size // most)
     least, more = divmod(size, parts)
     ends = [k * least + min(k, more) for k in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def pack(rectangles: Sequence[Rectangle], rows: int, columns: int) -> list[Place]:

@@ -101,9 +101,9 @@ def _read(layout: Layout, array: int, blocks: list[Block]) -> Read:
 def _one_read(layout: Layout, blocks: list[Block], foreign: list[Block]) -> bool:
     for one, other in itertools.combinations(blocks, 2):
         a, b = layout.layer(one.layer), layout.layer(other.layer)
-        if _meet(one.rows, other.rows):
-            if (a.reads, one.row - one.in_start) != (b.reads, other.row - other.in_start):
-                return False
+        here, there = (a.reads, one.row - one.in_start), (b.reads, other.row - other.in_start)
+        if _meet(one.rows, other.rows) and here != there:
+            return False
         if _meet(one.columns, other.columns):
             if (a.feeds, one.column - one.out_start) != (b.feeds, other.column - other.out_start):
                 return False

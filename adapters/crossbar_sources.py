@@ -150,7 +150,7 @@ def observed(module: nn.Module, example: Any) -> dict[str, Driven]:
     def watch(name: str, part: nn.Module) -> Any:
         def hook(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
             x = given[0].detach()
-            vectors = out[..., 0].numel() if isinstance(part, nn.Linear) else out.numel() // part.out_channels
+            vectors = out.numel() // part.weight.shape[0]  # type: ignore[operator, index, union-attr]
             binary, unsigned = bool(((x == 0) | (x == 1)).all()), bool((x >= 0).all())
             seen.setdefault(name, []).append((binary, unsigned, float(x.abs().max()), int(vectors)))
 
@@ -183,7 +183,7 @@ def _summed(calls: list[tuple[bool, bool, float, int]], samples: int) -> Driven:
 def _is_hollow(part: nn.Module) -> bool:
     if not parametrize.is_parametrized(part, "weight"):
         return False
-    return any(isinstance(one, Hollow) for one in part.parametrizations["weight"])  # type: ignore[index, union-attr]
+    return any(isinstance(one, Hollow) for one in part.parametrizations["weight"])  # type: ignore[index]
 
 
 def _signals(network: Network) -> Mapping[str, tuple[str, float]]:

@@ -46,7 +46,7 @@ def roll(layer: PlacedLayer, matrix: Tensor) -> Tensor:
     """The layer's own weight [..., *own_shape] of a matrix [..., in, out]."""
     if layer.groups > 1:
         matrix = torch.cat([matrix[..., inputs, outputs] for inputs, outputs in layer.parts], dim=-1)
-    n_in, n_out = matrix.shape[-2:]
+    n_in = matrix.shape[-2]
     w = matrix.mT.unflatten(-1, (n_in // math.prod(layer.window), *layer.window))
     axes = len(layer.own_shape)
     w = w if layer.transposed else w.transpose(-axes, 1 - axes)
@@ -71,7 +71,7 @@ def matrices(layout: Layout, weights: Mapping[str, Any]) -> dict[str, Tensor]:
         w = unroll(layer, weights[layer.name])
         if not torch.isfinite(w).all():
             raise ConfigError(f"layer {layer.name!r}: its weights hold NaN or infinity")
-        made[layer.name] = w / full_scale(layer, w)
+        made[layer.name] = (w.double() / full_scale(layer, w.double())).to(w.dtype)
     return made
 
 
