@@ -169,7 +169,7 @@ def reprogram(
     now, old, target = take(touched), ArrayState(*map(take, state)), take(g_target)
     target = torch.where(now, target, old.g_target)
     _check_targets(target, model.g_max_us)
-    if (latest := float(old.t_prog_s[now].max())) > now_s:
+    if not (latest := float(old.t_prog_s[now].max())) <= now_s:
         raise ConfigError(f"time {now_s} s lies before {latest} s, when a device was programmed")
     stuck = old.fault != 0
 
