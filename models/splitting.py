@@ -42,7 +42,8 @@ def equal(p: Tensor) -> Tensor:
 
 def fill(p: Tensor) -> Tensor:
     """p [...] in 0..1 -> shares [..., 2] of g_max."""
-    return torch.stack([(2.0 * p).clamp(max=1.0), (2.0 * p - 1.0).clamp(min=0.0)], dim=-1)
+    first = (2.0 * p).clamp(max=1.0)
+    return torch.stack([first, 2.0 * p - first], dim=-1)
 
 
 def set_and_tune(p: Tensor) -> Tensor:
