@@ -42,6 +42,11 @@ class Evaluation:
     hardware_outcome: Outcome | None
     seed: int
 
+    @property
+    def devices_reprogrammed(self) -> float:
+        """Devices programmed in a task, all updates together, as a mean over chips and tasks."""
+        return float(self.counts["devices_reprogrammed"].sum(axis=2).mean())
+
     def report(self) -> dict[str, Any]:
         """The result as JSON: accuracies in 0..1, every ``ci95`` a half-width."""
         software = _accuracies(self.software)
@@ -63,6 +68,7 @@ class Evaluation:
                 "worst": float(chips.min()),
             },
             "error_ratio": error_ratio(self.hardware[:, :, -1], self.software[:, -1], seed=self.seed),
+            "devices_reprogrammed": self.devices_reprogrammed,
             "baselines": software["baselines"],
             "software": software,
             **{

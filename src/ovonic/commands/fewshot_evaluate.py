@@ -55,6 +55,8 @@ from ovonic.commands.fewshot_options import (
 )
 
 if TYPE_CHECKING:
+    from ovonic.models.fewshot_cnn import FewshotCNN
+    from ovonic.tasks.episodes import EpisodeSpec
     from ovonic.tasks.fewshot_evaluation import Evaluation
 
 
@@ -152,11 +154,38 @@ def evaluate(
         config |= {"noise_model": noise_model, "read_time_s": read_time, "update_step": update_step, "chip": chip}
         config |= {"adapt_on": adapt_on, "options": options}
     report = evaluation.report()
+    if hardware == "crossbar":
+        report["energy"] = _energy(net, options, readout_w_max(provenance), spec, config, evaluation)
     _print_report(report, config)
     used = versions("aihwkit") if hardware == "aihwkit" else versions()
     write_json(json, "fewshot-evaluate", report, config, used)
     if figures:
         _write_figures(evaluation, figures, config)
+
+
+def _energy(
+    net: FewshotCNN,
+    options: ChipOptions,
+    w_max: float | None,
+    spec: EpisodeSpec,
+    config: Mapping[str, Any],
+    evaluation: Evaluation,
+) -> dict[str, Any]:
+    """What a task costs, by part."""
+    from ovonic.tasks.fewshot_energy import task_counts, task_energy
+
+    counts = task_counts(
+        net,
+        options.crossbar(w_max),
+        n_way=spec.n_way,
+        supports=spec.n_way * spec.k_shot,
+        queries=spec.n_way * spec.queries,
+        updates=config["updates"],
+        devices_reprogrammed=evaluation.devices_reprogrammed,
+        adapt_on=config["adapt_on"],
+        read_time_s=config["read_time_s"],
+    )
+    return task_energy(counts)
 
 
 def _write_figures(evaluation: Evaluation, folder: Path, config: Mapping[str, Any]) -> None:
@@ -183,7 +212,10 @@ def _print_report(report: dict[str, Any], config: dict[str, Any]) -> None:
 
     table = Table("", "accuracy", title=f"{config['data']}, {report['tasks']} tasks, norm {config['norm']}")
     steps = [percent(a) for a in report["accuracy_per_update"]]
-    table.add_row(f"{config['hardware']}, after 0 to {len(steps) - 1} updates", "  ".join(steps))
+    when = f"after 0 to {len(steps) - 1} updates"
+    if config.get("adapt_on", "device") != "device":
+        when = "as programmed, and with what software learned" if len(steps) > 1 else "as programmed"
+    table.add_row(f"{config['hardware']}, {when}", "  ".join(steps))
     if "software" in report:
         table.add_row("software twin", percent(report["software"]["accuracy"]))
         ratio = report["error_ratio"]
@@ -193,11 +225,22 @@ def _print_report(report: dict[str, Any], config: dict[str, Any]) -> None:
         chips = report["chips"]
         spread = "" if chips["sd"] is None else f"sd {100 * chips['sd']:.2f} %, "
         table.add_row(f"{chips['n']} chips", f"{spread}worst {100 * chips['worst']:.2f} %")
-        counts = ", ".join(f"{n:.0f}" for n in report["devices_reprogrammed_per_update"])
-        table.add_row("devices re-programmed per update", counts)
+        if report["devices_reprogrammed_per_update"]:
+            counts = ", ".join(f"{n:.0f}" for n in report["devices_reprogrammed_per_update"])
+            table.add_row("devices re-programmed per update", counts)
     for name, summary in report["baselines"].items():
         table.add_row(name.replace("_", " "), percent(summary))
+    if "energy" in report:
+        for part in ("adaptation", "inference"):
+            crossbar, twin = (report["energy"][name]["energy_j"] for name in (part, f"twin {part}"))
+            table.add_row(f"{part} of a task: crossbar", _microjoules(crossbar))
+            table.add_row(f"{part} of a task: digital twin", _microjoules(twin))
     Console().print(table)
     if config["seen_in_training"]:
         seen = ", ".join(config["seen_in_training"])
         Console(stderr=True).print(f"[bold]not a result:[/bold] the weights were trained on {seen}", soft_wrap=True)
+
+
+def _microjoules(energy: Mapping[str, float]) -> str:
+    low, typical, high = (1e6 * energy[end] for end in ("low", "typical", "high"))
+    return f"{typical:.3g} uJ ({low:.2g} to {high:.2g})"
