@@ -28,6 +28,7 @@ __all__ = [
     "Interval",
     "Swing",
     "break_even",
+    "draw_costs",
     "energy_parts",
     "estimate",
     "latency_parts",
@@ -108,7 +109,9 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         """One after the other."""
-        total = {name: getattr(self, name) + getattr(other, name) for name in ("mvms", "phases", "elements", "macs")}
+        total: dict[str, Any] = {
+            name: getattr(self, name) + getattr(other, name) for name in ("mvms", "phases", "elements", "macs")
+        }
         for name, whole in (("serial_mvms", "mvms"), ("serial_phases", "phases")):
             parts = [getattr(self, name), getattr(other, name)]
             wholes = [getattr(self, whole), getattr(other, whole)]
@@ -123,7 +126,8 @@ class Counts:
 
     def __mul__(self, times: float) -> Counts:
         """``times`` as often, one after the other."""
-        return Counts(**{name: None if value is None else times * value for name, value in self.items()})
+        scaled: dict[str, Any] = {name: None if value is None else times * value for name, value in self.items()}
+        return Counts(**scaled)
 
     __rmul__ = __mul__
 
@@ -253,7 +257,7 @@ def draw_costs(costs: Costs, n: int, seed: int) -> dict[str, NDArray[np.float64]
         if low == high:
             drawn[name] = np.full(n, typical)
         elif low > 0:
-            drawn[name] = np.exp(rng.triangular(*np.log([low, typical, high]), n)).clip(low, high)
+            drawn[name] = np.exp(rng.triangular(math.log(low), math.log(typical), math.log(high), n)).clip(low, high)
         else:
             drawn[name] = rng.triangular(low, typical, high, n)
     return drawn
@@ -284,15 +288,29 @@ def break_even(meta_training_j: Interval, adapted_j: Interval, other_j: Interval
         _deployments(meta_training_j.typical, saving.typical),
         _deployments(meta_training_j.high, saving.low),
     )
+    low, typical, high = (_deployments_in_words(end) for end in needed)
     if saving.high <= 0:
-        verdict = "never: a deployment that adapts costs more than the other at every value in the ranges"
+        verdict = "never: a deployment that adapts costs more at every value in the ranges"
     elif saving.typical <= 0:
-        verdict = f"not at typical costs; at the best from {needed.low:.3g} deployments on"
+        verdict = f"not at typical costs; at best after {low}"
     elif saving.low <= 0:
-        verdict = f"typically after {needed.typical:.3g} deployments; at the worst never"
+        verdict = f"typically after {typical}; at worst never, at best after {low}"
     else:
-        verdict = f"after {needed.low:.3g} to {needed.high:.3g} deployments, typically {needed.typical:.3g}"
+        verdict = f"typically after {typical}; at best after {low}, at worst after {high}"
     return BreakEven(needed, saving, verdict)
+
+
+def _deployments_in_words(n: float) -> str:
+    """``"130 million deployments"``, to two digits."""
+    if n <= 1:
+        return "the first deployment"
+    if not math.isfinite(n):
+        return "no number of deployments"
+    rounded = round(n, 1 - math.floor(math.log10(n)))
+    for size, word in ((1e12, ""), (1e9, " billion"), (1e6, " million")):
+        if rounded >= size:
+            return f"{rounded:.1e} deployments" if size == 1e12 else f"{rounded / size:g}{word} deployments"
+    return f"{max(math.ceil(n) if n < 10 else rounded, 2):,.0f} deployments"
 
 
 def _deployments(cost: float, saving: float) -> float:

@@ -58,10 +58,6 @@ class Range:
                 f"low {self.low:g}, typical {self.typical:g}, high {self.high:g}: give them in rising order"
             )
 
-    def of_unit(self, value: float) -> str:
-        """``value`` with the unit of this range."""
-        return f"{value:.3g} {self.unit}".rstrip()
-
 
 @dataclass(frozen=True)
 class ArrayCosts:
@@ -223,6 +219,7 @@ class TrainingCosts:
     Attributes:
         flop_energy_j: one floating-point operation as it is reached in training, the machine's overhead included.
         core_power_w: one busy core with its share of memory and cooling, to turn hours into joules.
+        scratch_passes: passes over a task's data that training from random weights takes.
     """
 
     flop_energy_j: Range = Range(
@@ -235,6 +232,7 @@ class TrainingCosts:
         assumed=True,
     )
     core_power_w: Range = Range(3.0, 10.0, 30.0, "W", "a core of a server: assumed", assumed=True)
+    scratch_passes: Range = Range(100.0, 1000.0, 10_000.0, "passes", "assumed; it depends on the task", assumed=True)
 
 
 @dataclass(frozen=True)
@@ -319,12 +317,13 @@ def _figure(name: str, value: Any, unit: str) -> Range:
                 raise ConfigError(f"key {sorted(map(str, unknown))[0]!r}: choose low, typical, high and source")
             if missing := [end for end in ("low", "typical", "high") if end not in value]:
                 raise ConfigError(f"{', '.join(missing)} missing")
-            ends = [value[end] for end in ("low", "typical", "high")]
-            return Range(*ends, unit, str(value.get("source", "given by the user")))
+            source = str(value.get("source", "given by the user"))
+            return Range(value["low"], value["typical"], value["high"], unit, source)
         if isinstance(value, list | tuple):
             if len(value) != 3:
                 raise ConfigError(f"{len(value)} numbers: give [low, typical, high]")
-            return Range(*value, unit)
+            low, typical, high = value
+            return Range(low, typical, high, unit)
         return Range(value, value, value, unit)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None

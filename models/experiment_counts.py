@@ -85,7 +85,7 @@ def cnn_loads(read_phases: int = 1, n_way: int = 5) -> tuple[Load, ...]:
     return first, *deep, Load("readout", 56 * n_way, n_way, phases=read_phases)
 
 
-TRAINEE_LOADS = (Load("trainee", 255 * 252, 252),)
+TRAINEE_LOADS = (Load("trainee", 5 * 250 + 250 * 250 + 250 * 2, 252),)
 """The trainee on one array: clock and recurrence as rows, neurons and read-out as columns, spikes in one phase."""
 
 LSG_LOADS = (matrix_load("lsg", 853, 800), matrix_load("learning_signal", 800, 250))
