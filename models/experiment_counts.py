@@ -2,7 +2,8 @@
 
     few-shot   (S + Q) images through the convolutions, once each;  U S reads of the read-out for U updates on S
                supports, Q reads for the queries;  U updates programme ``devices`` devices each
-    lesson     2 trials of T steps on the trainee's arrays;  T steps of the LSG;  one update programmes ``devices``
+    lesson     2 trials of T + 1 reads of the trainee's arrays (read t + 1 has the spikes of step t on its rows, for
+               recurrence and read-out);  T + 1 of the LSG's;  one update programmes ``devices``
     e-prop     T (inputs + neurons) trace steps and T neurons (inputs + neurons) products, digital in every case
 
 The LSG (about 20 arrays) may run on the crossbar, in digital, or elsewhere; on the crossbar it works beside the first
@@ -199,13 +200,13 @@ def robot_counts(
         raise ConfigError(f"lsg {lsg!r}: {nearest(lsg, LSG_PLACES)}")
     if updates > trials - 1:
         raise ConfigError(f"{updates} updates in {trials} trials: each update follows a trial, the last trial tests")
-    trial = inference_counts(trainee, steps, parallel=parallel)
+    trial = inference_counts(trainee, steps + 1, parallel=parallel)
     learning = trial * (trials - 1) + _eprop(steps, neurons, inputs) * updates
     placed = list(trainee)
     if lsg == "digital":
         learning = learning + twin_counts(lsg_loads, steps, activity=activity) * updates
     elif lsg == "crossbar":
-        teaching = inference_counts(lsg_loads, steps, parallel=True) * updates
+        teaching = inference_counts(lsg_loads, steps + 1, parallel=True) * updates
         if parallel:
             beside = Counts(mvms=teaching.mvms, phases=teaching.phases, serial_mvms=0.0, serial_phases=0.0)
             teaching = beside + Counts(elements=teaching.elements)

@@ -37,8 +37,8 @@ def test_json_and_figures(tmp_path: Path) -> None:
     run("robot", "--costs", str(tmp_path / "mine.toml"), "--json", str(out), "--figures", str(tmp_path / "figures"))
     result = json.loads(out.read_text())
     assert result["schema"] == "ovonic/crossbar-cost/1"
-    assert result["counts"]["array"]["inference"]["mvms"] == 249
-    assert result["estimates"]["inference, array"]["energy_parts_j"]["mvm"]["high"] == pytest.approx(249e-9)
+    assert result["counts"]["array"]["inference"]["mvms"] == 250
+    assert result["estimates"]["inference, array"]["energy_parts_j"]["mvm"]["high"] == pytest.approx(250e-9)
     assert result["costs"]["array.mvm_energy_1_j"]["source"] == "given by the user"
     assert set(result["break_even"]) == {"twin", "reprogram", "scratch"}
     assert len(list((tmp_path / "figures").glob("robot_*.png"))) == 4

@@ -46,9 +46,9 @@ def test_a_fewshot_task_in_the_twin_by_hand() -> None:
 
 def test_a_lesson_by_hand() -> None:
     made = robot_counts(devices_programmed=1000)
-    assert made["inference"].mvms == made["inference"].phases == 249
-    assert made["adaptation"].mvms == 249 + 249 * 20
-    assert made["adaptation"].serial_mvms == 249
+    assert made["inference"].mvms == made["inference"].phases == 250
+    assert made["adaptation"].mvms == 250 + 250 * 20
+    assert made["adaptation"].serial_mvms == 250
     assert made["adaptation"].macs == 249 * 250 * 255
     assert made["adaptation"].devices_programmed == 1000
     assert made["deployment"].devices_programmed == 4 * (64_250 + 853 * 800 + 800 * 250)
@@ -56,12 +56,12 @@ def test_a_lesson_by_hand() -> None:
 
 def test_where_the_learning_signal_generator_runs() -> None:
     places = {place: robot_counts(lsg=place)["adaptation"] for place in ("crossbar", "digital", "elsewhere")}
-    assert places["digital"].mvms == places["elsewhere"].mvms == 249
+    assert places["digital"].mvms == places["elsewhere"].mvms == 250
     lsg = 882_400 * 249 * 0.02
     assert places["digital"].macs - places["elsewhere"].macs == pytest.approx(lsg)
     assert places["crossbar"].macs == places["elsewhere"].macs
     one_by_one = robot_counts(parallel=False)["adaptation"]
-    assert one_by_one.serial_mvms == 249 * (1 + 2)
+    assert one_by_one.serial_mvms == 250 * (1 + 2)
     assert estimate(one_by_one).energy_j == pytest.approx(estimate(places["crossbar"]).energy_j)
     assert estimate(one_by_one).latency_s.typical > estimate(places["crossbar"]).latency_s.typical
 
