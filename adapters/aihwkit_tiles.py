@@ -131,6 +131,12 @@ class DeviceTile(TorchInferenceTile):
         """The devices as they are now."""
         return DeviceState(*(getattr(self, name) for name in DeviceState._fields))
 
+    def take_over(self, state: DeviceState) -> None:
+        """Hold devices that were programmed elsewhere, [4, out, in] each, as they are; the scales stay."""
+        self.programmed.fill_(True)
+        self.programmings.fill_(1)
+        self._write(state)
+
     def set_weights(self, weight: Tensor, *args: Any, **kwargs: Any) -> None:
         """Set new target weights and forget the devices of the old ones: they must be programmed again."""
         super().set_weights(weight, *args, **kwargs)
