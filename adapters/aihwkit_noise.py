@@ -102,11 +102,13 @@ class SampledModel:
         silent = copy.copy(self.noise_model)
         silent.read_noise_scale = 0.0
         with seeded(0):
-            return _straight_through(_at_ages(silent, g_prog.detach(), nu, age_s), g_prog)
+            g = _at_ages(silent, g_prog.detach(), nu, age_s)
+        return _straight_through(g, g_prog)
 
     def read(self, g_prog: Tensor, nu: Tensor, age_s: Tensor | float, generator: torch.Generator | None) -> Tensor:
         with seeded(_seed(generator)):
-            return _straight_through(_at_ages(self.noise_model, g_prog.detach(), nu, age_s), g_prog)
+            g = _at_ages(self.noise_model, g_prog.detach(), nu, age_s)
+        return _straight_through(g, g_prog)
 
     def product_sigma(self, g: Tensor) -> Tensor | None:
         return None
