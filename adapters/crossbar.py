@@ -22,14 +22,15 @@ Biases and one-to-one weights are digital. Diagonals that have no effect keep th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ovonic.adapters.crossbar_checks import MAX_ARRAYS, MAX_SIDE, MAX_WEIGHTS, check
+from ovonic.adapters.crossbar_fields import Many, OneOf, groups_of_words, positive, positives, word, words
 from ovonic.adapters.crossbar_json import read_bounded, read_json, write_json
 from ovonic.adapters.crossbar_reads import Cost, Read, cost, reads
 from ovonic.adapters.crossbar_table import summary
@@ -37,81 +38,34 @@ from ovonic.adapters.files import write_atomically
 from ovonic.models.errors import ConfigError, DataError, nearest
 from ovonic.models.frozen import Record, Whole, frozen
 
-__all__ = ["ArraySpec", "Block", "Cost", "Layout", "PlacedLayer", "Read"]
+__all__ = ["INPUTS", "PHASES", "ArraySpec", "Block", "Cost", "Layout", "PlacedLayer", "Read", "phases_of"]
 
 INPUTS = ("binary", "unsigned", "signed")
 """What drives the rows: spikes, values of one sign, or of both (on WL+ and WL-, one after the other)."""
 KINDS = ("linear", "recurrence", "convolution")
-PHASES = {"binary": (1, 2), "unsigned": (1, 2), "signed": (2, 4)}
-"""Phases of a read: signs of the input one after the other, times 2 where the bitlines of a pair are read in turn."""
+PHASES = {"binary": (1, 2), "unsigned": (1, 2), "signed": (1, 2, 4)}
+"""Phases of a read: WL+ and WL- at once or in turn, times 2 where the bitlines of a pair are read in turn."""
 
 Size = Annotated[int, Whole(1, MAX_SIDE)]
 Index = Annotated[int, Whole(0, MAX_WEIGHTS)]
 Sizes = Annotated[tuple[int, ...], Whole(1, MAX_SIDE, many=True)]
 
 
-class _OneOf(NamedTuple):
-    choices: tuple[str, ...]
+def phases_of(read_phases: int) -> dict[str, int]:
+    """Phases of a read by its inputs, where a signed one takes 1, 2 or 4; as ``Periphery.phases`` counts them.
 
-    def __call__(self, where: str, value: Any) -> str:
-        if not isinstance(value, str) or value not in self.choices:
-            raise ConfigError(f"{where}: {value!r}: {nearest(str(value), self.choices)}")
-        return value
-
-
-def _word(where: str, value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isprintable():
-        raise ConfigError(f"{where}: {str(value)[:40]!r} must be a name of 1 to 256 printable characters")
-    return value
-
-
-def _words(where: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where}: expected a list of names")
-    return tuple(_word(f"{where}[{k}]", entry) for k, entry in enumerate(value))
-
-
-def _groups(where: str, value: Any) -> tuple[tuple[str, ...], ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{where}: expected a list of lists of names")
-    return tuple(_words(f"{where}[{k}]", entry) for k, entry in enumerate(value))
-
-
-def _positive(where: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigError(f"{where}: {str(value)[:40]!r} must be a positive number")
-    return float(value)
-
-
-def _positives(where: str, value: Any) -> tuple[float, ...]:
-    if not isinstance(value, (list, tuple)) or not value:
-        raise ConfigError(f"{where}: expected one number, or one a column, in a list")
-    return tuple(_positive(f"{where}[{k}]", entry) for k, entry in enumerate(value))
-
-
-class _Many(NamedTuple):
-    kind: type[Record]
-
-    def __call__(self, where: str, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, (list, tuple)) or not value:
-            raise ConfigError(f"{where}: expected a list of {self.kind.__name__}s")
-        return tuple(self._one(f"{where}[{k}]", entry) for k, entry in enumerate(value))
-
-    def _one(self, where: str, entry: Any) -> Any:
-        try:
-            made = self.kind.from_dict({"type": self.kind.__name__, **entry}) if isinstance(entry, Mapping) else entry
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        if not isinstance(made, self.kind):
-            raise ConfigError(f"{where}: {type(made).__name__} where a {self.kind.__name__} is due")
-        return made
+    Raises: ConfigError: another number.
+    """
+    if read_phases not in PHASES["signed"]:
+        raise ConfigError(f"read_phases {read_phases}: choose 1, 2 or 4")
+    return {"signed": read_phases, "unsigned": 1 + (read_phases == 4), "binary": 1 + (read_phases == 4)}
 
 
 @frozen
 class ArraySpec(Record):
     """An array: its name, rows (wordlines) and columns (pairs of bitlines)."""
 
-    name: Annotated[str, _word]
+    name: Annotated[str, word]
     rows: Size = 256
     columns: Size = 256
 
@@ -120,7 +74,7 @@ class ArraySpec(Record):
 class Block(Record):
     """Inputs in_start .. in_stop and outputs out_start .. out_stop of a layer, on an array from (row, column) on."""
 
-    layer: Annotated[str, _word]
+    layer: Annotated[str, word]
     in_start: Index
     in_stop: Index
     out_start: Index
@@ -180,7 +134,7 @@ class PlacedLayer(Record):
         kind: ``"linear"``, ``"recurrence"`` or ``"convolution"``.
         inputs: what drives its rows, see ``INPUTS``; input_range: the DAC's full scale in the layer's own units.
         w_max: the weight that a pair of devices at full scale stands for: one number, or one a column.
-        phases: of a read, see ``PHASES``; 0 becomes the fewest.
+        phases: of a read, see ``PHASES``; 0 becomes 2 of signed inputs, 1 of others.
         masked_diagonal: the diagonal has no effect and its cells hold zero.
         transposed: the layer's own weight has outputs first, [out, in, window] (torch), not [in, out, window].
         window, stride, padding, dilation, groups: of a convolution.
@@ -188,12 +142,12 @@ class PlacedLayer(Record):
         vectors: inputs that a step of inference brings, those of a convolution one a position of its output.
     """
 
-    name: Annotated[str, _word]
+    name: Annotated[str, word]
     shape: Sizes
-    kind: Annotated[str, _OneOf(KINDS)] = "linear"
-    inputs: Annotated[str, _OneOf(INPUTS)] = "signed"
-    input_range: Annotated[float, _positive] = 1.0
-    w_max: Annotated[tuple[float, ...], _positives] = (1.0,)
+    kind: Annotated[str, OneOf(KINDS)] = "linear"
+    inputs: Annotated[str, OneOf(INPUTS)] = "signed"
+    input_range: Annotated[float, positive] = 1.0
+    w_max: Annotated[tuple[float, ...], positives] = (1.0,)
     phases: Annotated[int, Whole(0, 4)] = 0
     masked_diagonal: bool = False
     transposed: bool = False
@@ -209,7 +163,7 @@ class PlacedLayer(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, default in (("reads", self.name), ("feeds", self.name), ("phases", PHASES[self.inputs][0])):
+        for name, default in (("reads", self.name), ("feeds", self.name), ("phases", phases_of(2)[self.inputs])):
             if not getattr(self, name):
                 object.__setattr__(self, name, default)
         if len(self.shape) != 2:
@@ -270,11 +224,11 @@ class Layout(Record):
         layer, or a weight is missing or placed twice; unknown layers and arrays.
     """
 
-    arrays: Annotated[tuple[ArraySpec, ...], _Many(ArraySpec)]
-    layers: Annotated[tuple[PlacedLayer, ...], _Many(PlacedLayer)]
-    blocks: Annotated[tuple[Block, ...], _Many(Block)]
-    together: Annotated[tuple[tuple[str, ...], ...], _groups] = ()
-    digital: Annotated[tuple[str, ...], _words] = ()
+    arrays: Annotated[tuple[ArraySpec, ...], Many(ArraySpec)]
+    layers: Annotated[tuple[PlacedLayer, ...], Many(PlacedLayer)]
+    blocks: Annotated[tuple[Block, ...], Many(Block)]
+    together: Annotated[tuple[tuple[str, ...], ...], groups_of_words] = ()
+    digital: Annotated[tuple[str, ...], words] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -320,6 +274,11 @@ class Layout(Record):
     def reads(self, group: Iterable[str]) -> tuple[Read, ...]:
         """The MVMs that give the products of layers read together (one of ``groups``), once each."""
         return reads(self, tuple(group))
+
+    def with_read_phases(self, read_phases: int) -> Self:
+        """The layout on a chip whose signed reads take 1, 2 or 4 phases (``Periphery.read_phases``)."""
+        phases = phases_of(read_phases)
+        return self.replace(layers=tuple(layer.replace(phases=phases[layer.inputs]) for layer in self.layers))
 
     def cost(self, steps: int = 1) -> tuple[Cost, ...]:
         """What an inference of so many steps costs, by what is read together."""

@@ -20,9 +20,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from ovonic.adapters.crossbar import ArraySpec, Block, Layout, PlacedLayer
+from ovonic.adapters.crossbar import ArraySpec, Block, Layout, PlacedLayer, phases_of
 from ovonic.adapters.crossbar_packing import Rectangle, cuts, pack
 from ovonic.adapters.crossbar_sources import Driven, Found, found_in_module, found_in_network, inputs_of, observed
 from ovonic.models.errors import ConfigError, nearest
@@ -30,8 +31,12 @@ from ovonic.models.fewshot_cnn import FewshotCNN
 from ovonic.models.layers import Conv
 from ovonic.models.network import Network
 
-__all__ = ["cnn_layout", "layout_of", "lsg_layout", "trainee_layout"]
+__all__ = ["SCALES", "TOGETHER", "cnn_layout", "layout_of", "lsg_layout", "trainee_layout"]
 
+Array = NDArray[np.float64]
+
+SCALES = ("layer", "column")
+TOGETHER = ("all", "rows", "none")
 IMAGE_SIDE = 28
 """Of the few-shot CNN's images, which each of its convolutions halves."""
 
@@ -57,8 +62,8 @@ def layout_of(
     w_max: Mapping[str, float | Sequence[float]] | None = None,
     inputs: Mapping[str, str] | None = None,
     input_ranges: Mapping[str, float] | None = None,
-    phases: Mapping[str, int] | None = None,
-    together: bool = True,
+    read_phases: int = 2,
+    together: str = "all",
     parallel: bool = True,
     example: Any = None,
 ) -> Layout:
@@ -70,17 +75,22 @@ def layout_of(
         scale: full scale by ``"layer"`` or by ``"column"``: the largest |w| there times ``headroom``; layers whose
             columns are summed share it. w_max: other full scales, by name: one number, or one a column.
         inputs: what drives a layer, by name: ``"binary"``, ``"unsigned"``, ``"signed"``; input_ranges: the DAC's full
-            scale; phases: of a read (see ``adapters.crossbar``). By default what the source or the example tells.
-        together: read in one MVM what can be; False reads each layer alone.
+            scale. By default what the source or the example tells.
+        read_phases: of a signed read: 1, 2 or 4 (see ``adapters.crossbar`` and ``models.periphery``).
+        together: what one MVM reads. ``"all"`` that can be read so; ``"rows"``: layers on the same rows, so that input
+            weights lie in the columns of their recurrence, but with a read and a scale of their own, and are added
+            digitally; ``"none"``: one layer.
         parallel: parts of a matrix split by rows on different arrays.
         example: of a module: input to look at, see ``crossbar_sources.observed``.
     Raises: ConfigError: an unknown name or option, or more arrays needed than there are. UnsupportedDynamics: a module
         that cannot be placed, by name.
     """
-    if scale not in ("layer", "column"):
-        raise ConfigError(f"scale {scale!r}: {nearest(scale, ('layer', 'column'))}")
+    for option, choice, choices in (("scale", scale, SCALES), ("together", together, TOGETHER)):
+        if choice not in choices:
+            raise ConfigError(f"{option} {choice!r}: {nearest(str(choice), choices)}")
     if not 0 < headroom < math.inf:
         raise ConfigError(f"headroom {headroom}: must be positive")
+    phases = phases_of(read_phases)
     groups: list[tuple[str, ...]] = []
     driven: dict[str, Driven] = {}
     if isinstance(source, Network):
@@ -92,11 +102,11 @@ def layout_of(
         driven = _cnn_driven(source) if isinstance(source, FewshotCNN) and example is None else {}
         driven |= {} if example is None else observed(source, example)
     names = [f.name for f in found]
-    for option, given in (("w_max", w_max), ("inputs", inputs), ("input_ranges", input_ranges), ("phases", phases)):
+    for option, given in (("w_max", w_max), ("inputs", inputs), ("input_ranges", input_ranges)):
         for name in given or {}:
             if name not in names:
                 raise ConfigError(f"{option} of {name!r}: {nearest(name, names)}")
-    if not together:
+    if together == "none":
         groups, found = [], [Found(**vars(f) | {"reads": "", "feeds": "", "lag": 0}) for f in found]
     ready = []
     for f in found:
@@ -104,13 +114,16 @@ def layout_of(
         kind = (inputs or {}).get(f.name, d.inputs)
         full = (input_ranges or {}).get(f.name, 1.0 if kind == "binary" else d.input_range)
         ready.append(Found(**vars(f) | {"driven": Driven(kind, full, d.vectors)}))
-    scales = _scales(ready, scale, headroom, w_max or {})
-    layers = [_placed(f, scales[f.name], (phases or {}).get(f.name, 0)) for f in ready]
-    blocks, count = _pack(layers, groups, rows, columns, parallel)
+    placement = [_placed(f, (1.0,), phases) for f in ready]
+    blocks, count = _pack(placement, groups, rows, columns, parallel)
     if arrays is not None and count > arrays:
         raise ConfigError(f"{count} arrays of {rows} x {columns} are needed, there are {arrays}")
+    if together == "rows":
+        ready, groups = _apart(ready, groups)
+    scales = _scales(ready, scale, headroom, w_max or {})
+    layers = tuple(_placed(f, scales[f.name], phases) for f in ready)
     specs = tuple(ArraySpec(f"A{k}", rows, columns) for k in range(count))
-    return Layout(specs, tuple(layers), tuple(blocks), tuple(groups), tuple(digital))
+    return Layout(specs, layers, tuple(blocks), tuple(groups), tuple(digital))
 
 
 def cnn_layout(net: FewshotCNN, *, image_range: float = 1.0, activation_range: float = 10.0, **options: Any) -> Layout:
@@ -149,10 +162,16 @@ def _cnn_driven(net: FewshotCNN) -> dict[str, Driven]:
     return driven | {"readout.weight": Driven("signed", 10.0)}
 
 
-def _matrix(f: Found) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """|w| as [rows, out], the rows of a group of a convolution alone; masked diagonals zero."""
-    w = np.abs(np.moveaxis(f.layer.weight, 1, -1)).reshape(-1, f.layer.weight.shape[1])
-    return w * (1 - np.eye(len(w))) if f.masked_diagonal else w
+def _apart(found: Sequence[Found], groups: Sequence[tuple[str, ...]]) -> tuple[list[Found], list[tuple[str, ...]]]:
+    """Layers that feed a recurrence, read on their own."""
+    by_name = {f.name: f for f in found}
+    kept = []
+    for group in groups:
+        recurrence = next(by_name[name] for name in group if by_name[name].kind == "recurrence")
+        kept.append(tuple(name for name in group if by_name[name].reads == recurrence.reads))
+        for name in set(group) - set(kept[-1]):
+            by_name[name] = Found(**vars(by_name[name]) | {"feeds": name})
+    return [by_name[f.name] for f in found], [group for group in kept if len(group) > 1]
 
 
 def _scales(
@@ -164,28 +183,33 @@ def _scales(
         sums.setdefault(f.feeds or f.name, []).append(f)
     scales = {}
     for members in sums.values():
-        given = [f for f in members if f.name in fixed]
+        named = [f for f in members if f.name in fixed]
+        tops = {f.name: _fixed(f, fixed[f.name]) for f in named}
+        tops = tops or {f.name: _largest(f, scale) * headroom for f in members}
         for f in members:
-            tops = []
-            for g in given or members:
-                if given:
-                    top = np.atleast_1d(np.asarray(fixed[g.name], np.float64))
-                else:
-                    top = _matrix(g).max(0) if scale == "column" else np.atleast_1d(_matrix(g).max())
-                    top = np.where(top > 0, top * headroom, 0.0)
-                tops.append(top * (g.driven.input_range / f.driven.input_range))
-            if not all(np.isfinite(top).all() and (top > 0).all() for top in tops if given):
-                raise ConfigError(f"w_max of {given[0].name!r}: must be positive")
-            try:
-                highest = np.max(np.stack(np.broadcast_arrays(*tops)), 0)
-            except ValueError:
-                raise ConfigError(f"w_max of {given[0].name!r}: one number, or one a column") from None
-            least = highest.max() if highest.max() > 0 else 1.0
-            scales[f.name] = tuple(float(top) if top > 0 else float(least) for top in highest)
+            relative = [tops[g.name] * (g.driven.input_range / f.driven.input_range) for g in named or members]
+            highest = np.max(np.stack(np.broadcast_arrays(*relative)), 0)
+            idle = highest.max() if highest.max() > 0 else 1.0
+            scales[f.name] = tuple(float(top) if top > 0 else float(idle) for top in highest)
     return scales
 
 
-def _placed(f: Found, w_max: tuple[float, ...], phases: int) -> PlacedLayer:
+def _largest(f: Found, scale: str) -> Array:
+    """The largest |w| of the layer, [1], or of each column, [out]."""
+    w = np.abs(np.moveaxis(f.layer.weight, 1, -1)).reshape(-1, f.layer.weight.shape[1])
+    if f.masked_diagonal:
+        w = w * (1 - np.eye(len(w)))
+    return np.asarray(w.max(0) if scale == "column" else w.max(keepdims=True)[0])
+
+
+def _fixed(f: Found, w_max: float | Sequence[float]) -> Array:
+    given = np.atleast_1d(np.asarray(w_max, np.float64))
+    if given.shape not in ((1,), f.layer.weight.shape[1:2]) or not (np.isfinite(given) & (given > 0)).all():
+        raise ConfigError(f"w_max of {f.name!r}: one positive number, or one a column ({f.layer.weight.shape[1]})")
+    return given
+
+
+def _placed(f: Found, w_max: tuple[float, ...], phases: Mapping[str, int]) -> PlacedLayer:
     layer, geometry = f.layer, {}
     n_in, n_out, *window = layer.weight.shape
     groups = 1
@@ -200,7 +224,7 @@ def _placed(f: Found, w_max: tuple[float, ...], phases: int) -> PlacedLayer:
         f.driven.inputs,
         f.driven.input_range,
         w_max,
-        phases,
+        phases[f.driven.inputs],
         f.masked_diagonal,
         f.transposed,
         **geometry,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ovonic.adapters.crossbar import Layout
-from ovonic.adapters.crossbar_products import GroupProduct, Product, Trial, convolve
+from ovonic.adapters.crossbar_products import Product, Trial, product_of
 from ovonic.adapters.crossbar_weights import targets, weights_of
 from ovonic.models.array_products import ArrayReader
 from ovonic.models.chip import SimulatedChip
@@ -92,15 +92,7 @@ class PlacedChip:
 
         Raises: ConfigError: no such layer.
         """
-        placed = self.layout.layer(layer)
-        group = GroupProduct(self.layout, (layer,), self.driver.mvm)
-
-        def linear(x: Tensor) -> Tensor:
-            return group({placed.reads: x})[placed.feeds]
-
-        if placed.kind != "convolution":
-            return linear
-        return lambda x: convolve(placed, linear, x)
+        return product_of(self.layout, layer, self.driver.mvm)
 
     def trial(self) -> Mapping[str, Product]:
         """Products for one run of the network by ``simulation.run``, read together as the layout says."""

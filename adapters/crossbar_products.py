@@ -9,6 +9,7 @@ t out of the MVM of step t + 1 (see ``adapters.crossbar``).
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -21,11 +22,11 @@ from ovonic.adapters.crossbar import Layout, PlacedLayer
 from ovonic.adapters.crossbar_reads import Read
 from ovonic.models.errors import ConfigError
 
-__all__ = ["GroupProduct", "Mvm", "Product", "Trial", "convolve"]
+__all__ = ["GroupProduct", "Mvm", "Product", "Trial", "convolve", "product_of"]
 
 Product = Callable[[Tensor], Tensor]
 Mvm = Callable[[int, Tensor, slice, slice, str], Tensor]
-"""(array, x [..., rows] in units of the DAC's full scale, rows, columns, inputs) -> [..., columns], as ``Driver.mvm``."""
+"""As ``Driver.mvm``: (array, x [..., rows] in the DAC's full scale, rows, columns, inputs) -> [..., columns]."""
 
 
 class _Run(NamedTuple):
@@ -100,7 +101,6 @@ class Trial:
     """One run of a network: ``products`` are what ``simulation.run`` multiplies by.
 
     Args: layout: of the network; mvm: what multiplies.
-    Raises: ConfigError: a layer that ``simulation.run`` cannot have multiplied elsewhere.
     """
 
     def __init__(self, layout: Layout, mvm: Mvm) -> None:
@@ -112,13 +112,19 @@ class Trial:
                 self.products |= _RecurrentTrial(product, recurrence).products
                 continue
             for layer in product.layers:
-                if layer.kind == "convolution":
-                    raise ConfigError(f"layer {layer.name!r}: a run of a network multiplies convolutions in software")
-                self.products[layer.name] = _alone(product, layer)
+                self.products[layer.name] = product_of(layout, layer.name, mvm)
 
 
-def _alone(product: GroupProduct, layer: PlacedLayer) -> Product:
-    return lambda x: product({layer.reads: x})[layer.feeds]
+def product_of(layout: Layout, name: str, mvm: Mvm) -> Product:
+    """x -> x W of a layer, read alone, in its own units: [..., in] -> [..., out]; of a convolution
+    [..., channels, *space] -> [..., out, *space].
+    """
+    layer, group = layout.layer(name), GroupProduct(layout, (name,), mvm)
+
+    def linear(x: Tensor) -> Tensor:
+        return group({layer.reads: x})[layer.feeds]
+
+    return functools.partial(convolve, layer, linear) if layer.kind == "convolution" else linear
 
 
 class _RecurrentTrial:
@@ -134,7 +140,7 @@ class _RecurrentTrial:
             if layer is recurrence:
                 continue
             take = self._take if layer.feeds == recurrence.feeds else self._late
-            self.products[layer.name] = lambda x, take=take, layer=layer: take(layer, x)
+            self.products[layer.name] = functools.partial(take, layer)
 
     def _take(self, layer: PlacedLayer, x: Tensor) -> Tensor:
         """Keep the input of all steps; its share of the current is added on the array, step by step."""

@@ -150,7 +150,7 @@ def observed(module: nn.Module, example: Any) -> dict[str, Driven]:
     def watch(name: str, part: nn.Module) -> Any:
         def hook(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
             x = given[0].detach()
-            vectors = out.numel() // part.weight.shape[0]  # type: ignore[operator, index, union-attr]
+            vectors = out.numel() // part.weight.shape[0]  # type: ignore[index]
             binary, unsigned = bool(((x == 0) | (x == 1)).all()), bool((x >= 0).all())
             seen.setdefault(name, []).append((binary, unsigned, float(x.abs().max()), int(vectors)))
 

@@ -60,7 +60,7 @@ def run(
     Args:
         network: the description.
         inputs: [B, T, *shape] of a floating dtype, which is the run's; by name where the network has several.
-        weights: replacements by name: tensors, or callables for linear layers and recurrence.
+        weights: replacements by name: tensors, or callables for linear layers, convolutions and recurrence.
         surrogate, paths: of ``lif.step``. operations: None is the plain step.
     Raises: ConfigError: an input or a weight is missing, unknown, or of the wrong shape.
     """
@@ -173,8 +173,8 @@ def _weights(network: Network, replaced: Mapping[str, Any], like: Tensor) -> dic
         if isinstance(weight, Tensor):
             if tuple(weight.shape) not in ((due,) if convolution else (due, (len(like), *due))):
                 raise ConfigError(f"weights {name!r}: shape {tuple(weight.shape)} where {due} is due")
-        elif convolution or name.endswith(".bias"):
-            raise ConfigError(f"weights {name!r}: only the product of a linear layer or a recurrence may be a callable")
+        elif name.endswith(".bias"):
+            raise ConfigError(f"weights {name!r}: only the product of a layer or a recurrence may be a callable")
     fixed = {
         name: torch.tensor(array, dtype=like.dtype, device=like.device)
         for name, array in known.items()
@@ -211,6 +211,10 @@ def stateless(
     if isinstance(layer, Flatten):
         return x.flatten(2)
     if isinstance(layer, Conv):
+        if not isinstance(weight, Tensor):
+            y = weight(flat)
+            y = y if bias is None else y + bias.reshape(-1, *(1 for _ in y.shape[2:]))
+            return y.unflatten(0, batch)
         convolve: Any = F.conv1d if weight.ndim == 3 else F.conv2d
         kernel = weight.transpose(0, 1)
         y = convolve(flat, kernel, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
