@@ -5,6 +5,7 @@
     >>> net = ovonic.load("fewshot-32bit")
     >>> robot = ovonic.load("robot-q16")
     >>> ovonic.compare(robot.pair.trainee).report()
+    >>> ovonic.deploy(your_module, data=inputs).accuracy(inputs, labels)
 
 Importing this costs nothing: torch, NumPy and the toolchains come in when something that needs them is used.
 """
@@ -16,12 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ovonic.adapters.crossbar import Layout
+    from ovonic.models.device_model import DeviceModel
     from ovonic.models.fewshot_cnn import FewshotCNN
     from ovonic.models.network import Network
+    from ovonic.tasks.deployment import Deployment
     from ovonic.tasks.robot import Robot
     from ovonic.validation.comparison import Comparison
 
-__all__ = ["__version__", "compare", "load", "weights"]
+__all__ = ["__version__", "compare", "deploy", "load", "weights"]
 
 
 def __getattr__(name: str) -> Any:
@@ -70,6 +76,26 @@ def compare(network: Network, toolchains: str | Collection[str] = "all", **optio
     from ovonic.validation.comparison import compare
 
     return compare(network, toolchains, **options)
+
+
+def deploy(
+    module: nn.Module, layout: Layout | None = None, noise_model: str | DeviceModel = "pcm", **options: Any
+) -> Deployment:
+    """Program your own trained module, of torch, snnTorch or Norse, into simulated phase-change memory.
+
+    Args:
+        module: whose weights belong to linear layers and convolutions; it stays as it is.
+        layout: where they go; None: made from ``data``, an example input that also sets the converters' ranges.
+        noise_model: ``"pcm"``, ``"hermes"``, ``"hermes-pair"``, ``"published"``, ``"none"``, or a device model.
+        options: ``data``, ``chips`` (10), ``seed``, ``read_time_s``, ``input_ranges``, ``periphery`` and more: see
+            ``ovonic.tasks.deployment.deploy``.
+    Returns: the layout, each chip's copy of the module, ``.accuracy(inputs, labels)`` over chips beside software,
+        ``.energy()``, ``.advance(seconds)``.
+    Raises: UnsupportedDynamics: names a module whose weights cannot be placed. ConfigError: options that do not fit.
+    """
+    from ovonic.tasks.deployment import deploy
+
+    return deploy(module, layout, noise_model, **options)
 
 
 def weights() -> list[str]:
