@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ovonic.models import periphery
+from ovonic.models import periphery, splitting
 from ovonic.models.device_readout import readout_scale
 from ovonic.models.errors import ConfigError, ToolchainError, nearest
 from ovonic.models.maml import Precision
@@ -215,17 +215,12 @@ def to_conductances(w: Tensor, g_max: float, split: str = "equal") -> Tensor:
     Returns: [..., 4, out, in], uS, at a fixed scale: the same weight always has the same target, which aihwkit's own
         converters, rescaling by max |w| at every call, do not give.
     """
-    polarity = torch.stack([w, -w], dim=-3).clamp_(0.0, 1.0)
-    if split == "equal":
-        return torch.cat([polarity, polarity], dim=-3).mul_(g_max)
-    filled = polarity.mul_(2.0)
-    return torch.cat([filled.clamp(max=1.0), (filled - 1.0).clamp_(min=0.0)], dim=-3).mul_(g_max)
+    return splitting.conductances(w, g_max, split)
 
 
 def to_weights(g: Tensor, g_max: float) -> Tensor:
     """Weights that conductances [..., 4, out, in] stand for: [..., out, in], in units of full scale."""
-    plus = g[..., 0, :, :] + g[..., 2, :, :]
-    return plus.sub_(g[..., 1, :, :]).sub_(g[..., 3, :, :]).div_(2.0 * g_max)
+    return splitting.weights(g, g_max)
 
 
 def program(model: NoiseModel, g_target: Tensor, *, now_s: float, seed: int, zero_targets: str) -> DeviceState:
