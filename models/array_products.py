@@ -5,24 +5,46 @@
 
 sigma(g) is the device model's ``product_sigma``. ``ArrayReader`` computes both matrices once; the devices do not change
 between the products of a trial. A spike is its own square, so that with spikes mean and variance are sums of the same
-rows of [w | load].
+rows of [w | variances].
 
-Shapes: conductances [..., 4, rows, columns] in uS, inputs [..., S, rows] in units of the DAC's full scale.
+Every path computes the same, and draws the same noise from the same seed (``models.noise_kernels``): compiled sums of
+rows where few inputs are not zero or few inputs are given; else dense products between compiled converters; and plain
+torch operations where a gradient is needed, in other precisions, and off the CPU. They differ by the rounding of sums
+in float32, which may move a current that lies between two levels of the ADC to the other one.
+
+Shapes: conductances [..., 4, rows, columns] in uS, inputs [..., S, rows] in units of the DAC's full scale. Not for
+``torch.vmap``: give a batch of arrays.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ovonic.models.errors import ConfigError
-from ovonic.models.periphery import Conversion, Periphery, adc, add_noise, clipped, dac
+from ovonic.models import array_kernels as kernels
+from ovonic.models.errors import ConfigError, DataError
+from ovonic.models.noise_kernels import NoiseStream
+from ovonic.models.periphery import Conversion, Periphery, adc, clipped, dac
 
-__all__ = ["ArrayReader", "ProductModel", "Saturation"]
+__all__ = ["ArrayReader", "Multiply", "NoiseStream", "ProductModel", "Saturation"]
+
+FEW = 0.3
+"""Share of inputs that are not zero below which sums of rows are faster than a dense product of several inputs."""
+
+SINGLE = 4
+"""So many inputs are always read by sums of rows."""
+
+Multiply = Callable[[Tensor, Tensor], Tensor]
+"""Inputs times matrix [..., rows, columns] -> [..., S, columns]."""
+
+EMPTY = np.empty((0, 0), np.float32)
+EMPTY_TENSOR = torch.empty(0)
 
 
 class ProductModel(Protocol):
@@ -40,6 +62,14 @@ class Saturation:
 
     dac: int = 0
     adc: int = 0
+
+
+class _Matrices(NamedTuple):
+    """What a conversion sees: mean and variance a unit of u and of u^2, [..., rows, columns]; and beside each other."""
+
+    mean: Tensor
+    load: Tensor | None
+    fused: Any
 
 
 class ArrayReader:
@@ -61,13 +91,23 @@ class ArrayReader:
         column_offset: Tensor | None = None,
         scale: Tensor | float | None = None,
         count: bool = False,
+        compiled: bool = True,
     ) -> None:
         self.plus, self.minus, self.periphery = plus, minus, periphery
         self.weights = plus - minus
         self.device_variance = device_variance
         self.column_gain, self.column_offset, self.scale = column_gain, column_offset, scale
         self.saturation = Saturation() if count else None
-        self._matrices: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._matrices: dict[int, _Matrices] = {}
+        self._columns = _columns(column_gain, column_offset, scale, plus)
+        self._compiled = (
+            compiled
+            and plus.device.type == "cpu"
+            and plus.dtype is torch.float32
+            and not self.weights.requires_grad
+            and self._columns is not None
+        )
+        self._constants = _constants(periphery)
 
     @classmethod
     def of(
@@ -79,14 +119,17 @@ class ArrayReader:
         column_offset: Tensor | None = None,
         scale: Tensor | float | None = None,
         count: bool = False,
+        compiled: bool = True,
     ) -> ArrayReader:
         """Prepare an array.
 
         Args:
             g_read: conductances as they read now, [..., 4, rows, columns], uS.
-            column_gain, column_offset: of the converters, [columns]; None: 1 and 0.
-            scale: digital factor behind the ADC (drift compensation), [columns] or one number.
+            column_gain, column_offset: of the converters, [columns], or [B, 1, columns] for a batch of arrays; None: 1
+                and 0.
+            scale: digital factor behind the ADC (drift compensation), one number or shaped as the gain.
             count: count what the converters clip (``saturation``).
+            compiled: False: plain torch operations only.
         Raises: ConfigError: not four devices a cell, or a gain, offset or scale of another shape.
         """
         if g_read.ndim < 3 or g_read.shape[-3] != 4:
@@ -101,73 +144,47 @@ class ArrayReader:
         if sigma is not None:
             s = (sigma / unit).square()
             variance = s[..., 0, :, :] + s[..., 2, :, :], s[..., 1, :, :] + s[..., 3, :, :]
-        return cls(plus, minus, variance, periphery, column_gain, column_offset, scale, count)
+        return cls(plus, minus, variance, periphery, column_gain, column_offset, scale, count, compiled)
 
     def product(
         self,
         x: Tensor,
-        generator: torch.Generator | None,
+        generator: torch.Generator | NoiseStream | None,
         inputs: str = "signed",
-        multiply: Callable[[Tensor, Tensor], Tensor] = torch.matmul,
+        multiply: Multiply | None = None,
     ) -> Tensor:
         """Read the array once for each input.
 
         Args:
             x: [..., S, rows], in units of the DAC's full scale; an array of [B, 4, rows, columns] takes [B, S, rows].
+            generator: of the noise; one ``NoiseStream`` for all products of a run spares a draw in each.
             inputs: ``"signed"``; ``"unsigned"``: the DAC's range is 0..1; ``"binary"``: 0 or 1, no DAC.
             multiply: forms inputs times matrix; for a convolution, whose ``x`` are images, columns on the last axis.
         Returns: [..., S, columns], in currents of one row with full input on a device pair at full scale.
+        Raises: DataError: a binary input other than 0 and 1.
         """
-        p = self.periphery
-        conversions = p.conversions(inputs)
-        if inputs == "binary":
-            u = x
-        else:
-            if self.saturation is not None and p.dac_bits:
-                self.saturation.dac += clipped(x, 1.0, p.dac_bits)
-            u = dac(x, 1.0, p.dac_bits)
-            if inputs == "unsigned":
-                if self.saturation is not None:
-                    self.saturation.dac += int((u < 0).sum())
-                u = u.clamp(min=0.0)
-        total = None
-        for conversion in conversions:
-            y = self._convert(u, conversion, generator, multiply)
-            y = y if conversion.sign > 0 else -y
-            total = y if total is None else total + y
-        assert total is not None
-        return total if self.scale is None else total * self.scale
+        noise = generator if isinstance(generator, NoiseStream) else NoiseStream(generator)
+        conversions = self.periphery.conversions(inputs)
+        if not self._compiled or x.requires_grad or x.device.type != "cpu":
+            return self._plain(x, noise, inputs, conversions, multiply or torch.matmul)
+        x = x.detach().to(torch.float32)
+        if multiply is None and self._sparse(x):
+            return self._by_rows(x, noise, inputs, conversions)
+        return self._dense(x, noise, inputs, conversions, multiply or torch.matmul)
 
-    def binary(self, z: Tensor, generator: torch.Generator | None) -> Tensor:
+    def binary(self, z: Tensor, generator: torch.Generator | NoiseStream | None) -> Tensor:
         """``product`` for spikes, 0 or 1, [..., S, rows]."""
         return self.product(z, generator, "binary")
-
-    def _convert(
-        self,
-        u: Tensor,
-        conversion: Conversion,
-        generator: torch.Generator | None,
-        multiply: Callable[[Tensor, Tensor], Tensor],
-    ) -> Tensor:
-        p = self.periphery
-        if conversion.rows:
-            u = (u * conversion.rows).clamp(min=0.0)
-        w, load = self.matrix(conversion.bitlines)
-        variance = None if load is None else multiply(u * u, load)
-        y = add_noise(multiply(u, w), variance, p.out_noise, generator)
-        if self.column_gain is not None:
-            y = y * self.column_gain
-        if self.column_offset is not None:
-            y = y + self.column_offset
-        if self.saturation is not None:
-            self.saturation.adc += clipped(y, p.adc_range, p.adc_bits)
-        return adc(y, p.adc_range, p.adc_bits)
 
     def matrix(self, bitlines: int) -> tuple[Tensor, Tensor | None]:
         """What a conversion sees of the devices: mean and variance a unit of u and of u^2, [..., rows, columns].
 
         Args: bitlines: polarity that is read, +1 or -1, or 0 for the difference of both.
         """
+        found = self._matrices_of(bitlines)
+        return found.mean, found.load
+
+    def _matrices_of(self, bitlines: int) -> _Matrices:
         if bitlines not in self._matrices:
             w = self.weights if bitlines == 0 else self.plus if bitlines > 0 else self.minus
             load = w.abs() * self.periphery.w_noise**2 if self.periphery.w_noise else None
@@ -175,5 +192,149 @@ class ArrayReader:
                 plus, minus = self.device_variance
                 own = plus + minus if bitlines == 0 else plus if bitlines > 0 else minus
                 load = own if load is None else load + own
-            self._matrices[bitlines] = w, load
+            fused = EMPTY
+            if self._compiled:
+                both = w if load is None else torch.cat([w, load], dim=-1)
+                fused = both.reshape(-1, *both.shape[-2:]).numpy()
+            self._matrices[bitlines] = _Matrices(w, load, fused)
         return self._matrices[bitlines]
+
+    def _sparse(self, x: Tensor) -> bool:
+        """Whether sums of rows are the faster product; checks that the inputs fit."""
+        *lead, rows, _ = self.weights.shape
+        if x.shape[-1] != rows or (lead and list(x.shape[:-2]) != lead):
+            raise ConfigError(f"inputs of shape {list(x.shape)}: expected {[*lead, 'S', rows]}")
+        if x.numel() <= SINGLE * rows * math.prod(lead):
+            return True
+        return kernels.filled(_flat(x if x.is_contiguous() else x.contiguous())) <= FEW * x.numel()
+
+    def _by_rows(self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...]) -> Tensor:
+        """The read by compiled sums of rows."""
+        *lead, rows, columns = self.weights.shape
+        flat = x.contiguous().numpy().reshape(-1, rows)
+        group = max(1, len(flat) // math.prod(lead))
+        total = np.zeros((len(flat), columns), np.float32)
+        binary, unsigned, count = inputs == "binary", inputs == "unsigned", self.saturation is not None
+        clips_dac = clips_adc = 0
+        for c in conversions:
+            clips_dac, clips = kernels.read_rows(
+                flat, binary, c.rows, unsigned, self._matrices_of(c.bitlines).fused, group, self._constants,
+                self._columns, count, noise.key, noise.drawn, c.sign, total,
+            )  # fmt: skip
+            if clips_dac == kernels.NOT_BINARY:
+                raise _not_binary()
+            clips_adc += clips
+            noise.drawn += 1
+        if self.saturation is not None:
+            self.saturation.dac += clips_dac
+            self.saturation.adc += clips_adc
+        return torch.from_numpy(total.reshape(*x.shape[:-1], columns))
+
+    def _dense(
+        self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...], multiply: Multiply
+    ) -> Tensor:
+        """The read by dense products, between compiled converters."""
+        if not (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))):
+            x = x.contiguous()
+        binary, unsigned, count = inputs == "binary", inputs == "unsigned", self.saturation is not None
+        if binary and bool(((x != 0) & (x != 1)).any()):
+            raise _not_binary()
+        total, shape = None, x.shape
+        clips_dac = clips_adc = 0
+        for c in conversions:
+            w, load, _ = self._matrices_of(c.bitlines)
+            u, square = x, x
+            if not binary:
+                u, square = torch.empty_like(x), EMPTY_TENSOR if load is None else torch.empty_like(x)
+                clips_dac = kernels.prepare(_flat(x), c.rows, unsigned, self._constants, count, _flat(u), _flat(square))
+            y = multiply(u, w)
+            shape, flat = y.shape, _matrix(y)
+            variance = EMPTY if load is None else _matrix(multiply(square, load))
+            total = np.zeros_like(flat) if total is None else total
+            group = max(1, len(flat) // math.prod(w.shape[:-2]))
+            clips_adc += kernels.finish(
+                flat, variance, group, self._constants, self._columns, count, noise.key, noise.drawn, c.sign, total
+            )
+            noise.drawn += 1
+        if self.saturation is not None:
+            self.saturation.dac += clips_dac
+            self.saturation.adc += clips_adc
+        assert total is not None
+        return torch.from_numpy(total.reshape(shape))
+
+    def _plain(
+        self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...], multiply: Multiply
+    ) -> Tensor:
+        """The read in plain operations of torch, differentiable."""
+        p = self.periphery
+        x = x.to(self.weights.dtype)
+        if inputs == "binary":
+            if bool(((x != 0) & (x != 1)).any()):
+                raise _not_binary()
+            u = x
+        else:
+            u = dac(x, 1.0, p.dac_bits)
+            if self.saturation is not None:
+                self.saturation.dac += clipped(x.clamp(min=0.0) if inputs == "unsigned" else x, 1.0, p.dac_bits)
+                self.saturation.dac += int((u < 0).sum()) if inputs == "unsigned" else 0
+            u = u.clamp(min=0.0) if inputs == "unsigned" else u
+        total = None
+        for c in conversions:
+            part = (u * c.rows).clamp(min=0.0) if c.rows else u
+            w, load = self.matrix(c.bitlines)
+            y = multiply(part, w)
+            variance = None if load is None else multiply(part * part, load)
+            y = self._noisy(y, variance, noise)
+            y = y if self.column_gain is None else y * self.column_gain
+            y = y if self.column_offset is None else y + self.column_offset
+            if self.saturation is not None:
+                self.saturation.adc += clipped(y, p.adc_range, p.adc_bits)
+            y = adc(y, p.adc_range, p.adc_bits)
+            y = y if c.sign > 0 else -y
+            total = y if total is None else total + y
+        assert total is not None
+        return total if self.scale is None else total * self.scale
+
+    def _noisy(self, y: Tensor, variance: Tensor | None, noise: NoiseStream) -> Tensor:
+        out_variance = self.periphery.out_noise**2
+        if variance is None and not out_variance:
+            noise.drawn += 1
+            return y
+        xi = torch.from_numpy(noise.normals(y.numel())).view(y.shape).to(y)
+        if variance is None:
+            return y + self.periphery.out_noise * xi
+        return y + (variance + out_variance).clamp(min=1e-30).sqrt() * xi
+
+
+def _not_binary() -> DataError:
+    return DataError("a binary input holds another number than 0 and 1: read it as 'unsigned' or 'signed'")
+
+
+def _constants(p: Periphery) -> Any:
+    """What the kernels need of a periphery, in their order."""
+    dac_steps, adc_steps = (float(2 ** (bits - 1) - 1) if bits else 0.0 for bits in (p.dac_bits, p.adc_bits))
+    dac_step, per_range, adc_step = 1.0 / (dac_steps or 1.0), adc_steps / p.adc_range, p.adc_range / (adc_steps or 1.0)
+    return np.array([dac_steps, dac_step, per_range, adc_steps, adc_step, p.out_noise**2], np.float32)
+
+
+def _columns(gain: Tensor | None, offset: Tensor | None, scale: Tensor | float | None, plus: Tensor) -> Any:
+    """Gain, offset and scale as the kernels take them, [1 or M, 3, columns]; None: of a shape that they do not take."""
+    columns, arrays = plus.shape[-1], plus[..., 0, 0].numel()
+    rows = []
+    for value, neutral in ((gain, 1.0), (offset, 0.0), (scale, 1.0)):
+        row = torch.as_tensor(neutral if value is None else value, dtype=torch.float32)
+        if row.requires_grad or row.numel() not in (1, columns, arrays * columns):
+            return None
+        rows.append(row.cpu().reshape(-1, row.shape[-1] if row.ndim else 1))
+    height = max(len(row) for row in rows)
+    return np.ascontiguousarray(torch.stack([row.expand(height, columns) for row in rows], 1).numpy())
+
+
+def _flat(x: Tensor) -> Any:
+    """All entries of a dense tensor in the order of its memory."""
+    return (x if x.is_contiguous() else x.as_strided((x.numel(),), (1,))).numpy().reshape(-1)
+
+
+def _matrix(y: Tensor) -> Any:
+    """[..., columns] as the kernels take it, [N, columns]."""
+    return (y if y.is_contiguous() else y.contiguous()).numpy().reshape(-1, y.shape[-1])
