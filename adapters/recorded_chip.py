@@ -338,7 +338,8 @@ class _Reader(Guard):
 
     def array(self, entry: Any, where: str) -> Tensor:
         """An array of the pools."""
-        if not (isinstance(entry, list) and len(entry) == 3 and entry[0] in POOLS and isinstance(entry[1], list)):
+        whole = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[1], list)
+        if not whole or not isinstance(entry[0], str) or entry[0] not in POOLS:
             raise DataError(f"{where}: [dtype, shape, first entry] is due")
         dtype, shape, first = entry
         if any(type(n) is not int or not 0 <= n < 2**31 for n in (*shape, first)) or len(shape) > 16:
