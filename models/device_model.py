@@ -94,7 +94,7 @@ class DeviceModel(Protocol):
 
 @dataclass(frozen=True)
 class PowerLawDevices:
-    """The draws of the equations above. A model inherits them and gives ``_nu`` and ``_q``, its fits.
+    """The draws of the equations above. A model inherits them and gives ``fitted_nu`` and ``fitted_q``.
 
     Attributes:
         g_max_us, t_0_s, t_read_s: see ``DeviceModel``.
@@ -128,34 +128,37 @@ class PowerLawDevices:
         if self.zero_targets not in ZERO_TARGETS:
             raise ConfigError(f"zero_targets {self.zero_targets!r}: {nearest(self.zero_targets, ZERO_TARGETS)}")
 
-    def _prog(self, g_target: Tensor) -> Tensor:
+    def fitted_sigma(self, g_target: Tensor) -> Tensor:
+        """sigma_prog of each target, uS, whatever ``zero_targets`` says."""
         sigma = polynomial(g_target / self.g_max_us, self.prog_coeff)
         return sigma * (self.prog_scale * self.g_max_us / self.prog_reference_us)
 
-    def _nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
+    def fitted_nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
+        """mu_nu and sigma_nu of each target, before ``drift_scale``; finite, and with finite slope, at 0 too."""
         raise NotImplementedError
 
-    def _q(self, g_prog: Tensor) -> Tensor:
+    def fitted_q(self, g_prog: Tensor) -> Tensor:
+        """q of each programmed conductance, before ``read_scale``; finite, and with finite slope, at 0 too."""
         raise NotImplementedError
 
     def programming_sigma(self, g_target: Tensor) -> Tensor:
-        return self._where_programmed(g_target, self._prog(g_target))
+        return self._where_programmed(g_target, self.fitted_sigma(g_target))
 
     def drift_moments(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
-        mu, sigma = self._nu(g_target)
+        mu, sigma = self.fitted_nu(g_target)
         return (
             self._where_programmed(g_target, mu * self.drift_scale),
             self._where_programmed(g_target, sigma * self.drift_scale),
         )
 
     def read_sigma(self, g_prog: Tensor, age_s: Tensor | float) -> Tensor:
-        return self._q(g_prog) * (self._root_log(age_s, g_prog.dtype) * self.read_scale)
+        return self.fitted_q(g_prog) * (self._root_log(age_s, g_prog.dtype) * self.read_scale)
 
     def product_sigma(self, g: Tensor) -> Tensor | None:
         return None
 
     def program(self, g_target: Tensor, generator: torch.Generator | None) -> Tensor:
-        drawn = at_least(g_target + self._prog(g_target) * self._normal(g_target, generator), 0.0)
+        drawn = at_least(g_target + self.fitted_sigma(g_target) * self._normal(g_target, generator), 0.0)
         return drawn if self.zero_targets == "noisy" else torch.where(g_target == 0, g_target, drawn)
 
     def draw_nu(self, g_target: Tensor, generator: torch.Generator | None) -> Tensor:

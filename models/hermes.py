@@ -72,10 +72,10 @@ class Hermes(PowerLawDevices):
     prog_coeff: tuple[float, ...] = (0.15781817, 2.32443916, -2.16310839, 0.68841818)
     prog_reference_us: float = 10.35
 
-    def _nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
+    def fitted_nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
         return drift_moments(g_target / self.g_max_us, 1)
 
-    def _q(self, g_prog: Tensor) -> Tensor:
+    def fitted_q(self, g_prog: Tensor) -> Tensor:
         return read_coefficient(g_prog / self.g_max_us, 1)
 
 
@@ -100,15 +100,15 @@ class HermesPair(PowerLawDevices):
     prog_coeff: tuple[float, ...] = (0.16603222, 4.71806468, -8.48101252, 4.68961419)
     prog_reference_us: float = 20.7
 
-    def _prog(self, g_target: Tensor) -> Tensor:
+    def fitted_sigma(self, g_target: Tensor) -> Tensor:
         total = _polarity_sum(g_target)
         sigma = polynomial(total / (2 * self.g_max_us), self.prog_coeff)
         return _shares(g_target, total) * sigma * (self.prog_scale * 2 * self.g_max_us / self.prog_reference_us)
 
-    def _nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
+    def fitted_nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
         return drift_moments(_polarity_sum(g_target) / (2 * self.g_max_us), 2)
 
-    def _q(self, g_prog: Tensor) -> Tensor:
+    def fitted_q(self, g_prog: Tensor) -> Tensor:
         return read_coefficient(_polarity_sum(g_prog) / (2 * self.g_max_us), 2)
 
     def _normal(self, g: Tensor, generator: torch.Generator | None) -> Tensor:

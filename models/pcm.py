@@ -56,14 +56,14 @@ class PCM(PowerLawDevices):
             known = nearest(self.read_exponent_base, READ_EXPONENT_BASES)
             raise ConfigError(f"read_exponent_base {self.read_exponent_base!r}: {known}")
 
-    def _nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
+    def fitted_nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
         log_w = (g_target / self.g_max_us).clamp(min=1e-7).log()
         return (
             (-0.0155 * log_w + 0.0244).clamp(0.049, 0.1),
             (-0.0125 * log_w - 0.0059).clamp(0.008, 0.045),
         )
 
-    def _q(self, g_prog: Tensor) -> Tensor:
+    def fitted_q(self, g_prog: Tensor) -> Tensor:
         base = g_prog / self.g_max_us if self.read_exponent_base == "relative" else g_prog
         return (0.0088 * base.clamp(min=1e-4) ** -0.65).clamp(max=0.2)
 
@@ -123,7 +123,7 @@ class Published(PCM):
     def product_sigma(self, g: Tensor) -> Tensor | None:
         ratio = (self.drift_time_s + self.t_read_s) / self.t_read_s
         log = math.log(ratio) if self.read_log == "pair" else 2 * math.log(ratio / 2)
-        return g * self._q(g) * (self.read_scale * math.sqrt(log))
+        return g * self.fitted_q(g) * (self.read_scale * math.sqrt(log))
 
 
 @dataclass(frozen=True)
