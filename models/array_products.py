@@ -108,6 +108,8 @@ class ArrayReader:
             and self._columns is not None
         )
         self._constants = _constants(periphery)
+        *self._lead, self._rows, self._width = plus.shape
+        self._arrays = math.prod(self._lead)
 
     @classmethod
     def of(
@@ -165,9 +167,9 @@ class ArrayReader:
         """
         noise = generator if isinstance(generator, NoiseStream) else NoiseStream(generator)
         conversions = self.periphery.conversions(inputs)
-        if not self._compiled or x.requires_grad or x.device.type != "cpu":
+        if not self._compiled or x.requires_grad or not x.is_cpu:
             return self._plain(x, noise, inputs, conversions, multiply or torch.matmul)
-        x = x.detach().to(torch.float32)
+        x = x if x.dtype is torch.float32 else x.to(torch.float32)
         if multiply is None and self._sparse(x):
             return self._by_rows(x, noise, inputs, conversions)
         return self._dense(x, noise, inputs, conversions, multiply or torch.matmul)
@@ -201,19 +203,16 @@ class ArrayReader:
 
     def _sparse(self, x: Tensor) -> bool:
         """Whether sums of rows are the faster product; checks that the inputs fit."""
-        *lead, rows, _ = self.weights.shape
-        if x.shape[-1] != rows or (lead and list(x.shape[:-2]) != lead):
-            raise ConfigError(f"inputs of shape {list(x.shape)}: expected {[*lead, 'S', rows]}")
-        if x.numel() <= SINGLE * rows * math.prod(lead):
-            return True
-        return kernels.filled(_flat(x if x.is_contiguous() else x.contiguous())) <= FEW * x.numel()
+        if x.shape[-1] != self._rows or (self._lead and list(x.shape[:-2]) != self._lead):
+            raise ConfigError(f"inputs of shape {list(x.shape)}: expected {[*self._lead, 'S', self._rows]}")
+        size = x.numel()
+        return size <= SINGLE * self._rows * self._arrays or kernels.filled(_flat(x)) <= FEW * size
 
     def _by_rows(self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...]) -> Tensor:
         """The read by compiled sums of rows."""
-        *lead, rows, columns = self.weights.shape
-        flat = x.contiguous().numpy().reshape(-1, rows)
-        group = max(1, len(flat) // math.prod(lead))
-        total = np.zeros((len(flat), columns), np.float32)
+        flat = _flat(x).reshape(-1, self._rows)
+        group = max(1, len(flat) // self._arrays)
+        total = np.zeros((len(flat), self._width), np.float32)
         binary, unsigned, count = inputs == "binary", inputs == "unsigned", self.saturation is not None
         clips_dac = clips_adc = 0
         for c in conversions:
@@ -225,17 +224,14 @@ class ArrayReader:
                 raise _not_binary()
             clips_adc += clips
             noise.drawn += 1
-        if self.saturation is not None:
-            self.saturation.dac += clips_dac
-            self.saturation.adc += clips_adc
-        return torch.from_numpy(total.reshape(*x.shape[:-1], columns))
+        self._add_clips(clips_dac, clips_adc)
+        return torch.from_numpy(total if x.ndim == 2 else total.reshape(*x.shape[:-1], self._width))
 
     def _dense(
         self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...], multiply: Multiply
     ) -> Tensor:
         """The read by dense products, between compiled converters."""
-        if not (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))):
-            x = x.contiguous()
+        x = x if x.is_contiguous() or _channels_last(x) else x.contiguous()
         binary, unsigned, count = inputs == "binary", inputs == "unsigned", self.saturation is not None
         if binary and bool(((x != 0) & (x != 1)).any()):
             raise _not_binary()
@@ -248,19 +244,22 @@ class ArrayReader:
                 u, square = torch.empty_like(x), EMPTY_TENSOR if load is None else torch.empty_like(x)
                 clips_dac = kernels.prepare(_flat(x), c.rows, unsigned, self._constants, count, _flat(u), _flat(square))
             y = multiply(u, w)
-            shape, flat = y.shape, _matrix(y)
-            variance = EMPTY if load is None else _matrix(multiply(square, load))
-            total = np.zeros_like(flat) if total is None else total
-            group = max(1, len(flat) // math.prod(w.shape[:-2]))
+            shape, flat = y.shape, _flat(y).reshape(-1, self._width)
+            variance = EMPTY if load is None else _flat(multiply(square, load)).reshape(-1, self._width)
+            total = np.zeros(flat.shape, np.float32) if total is None else total
+            group = max(1, len(flat) // self._arrays)
             clips_adc += kernels.finish(
                 flat, variance, group, self._constants, self._columns, count, noise.key, noise.drawn, c.sign, total
             )
             noise.drawn += 1
-        if self.saturation is not None:
-            self.saturation.dac += clips_dac
-            self.saturation.adc += clips_adc
+        self._add_clips(clips_dac, clips_adc)
         assert total is not None
         return torch.from_numpy(total.reshape(shape))
+
+    def _add_clips(self, of_dac: int, of_adc: int) -> None:
+        if self.saturation is not None:
+            self.saturation.dac += of_dac
+            self.saturation.adc += of_adc
 
     def _plain(
         self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...], multiply: Multiply
@@ -330,11 +329,12 @@ def _columns(gain: Tensor | None, offset: Tensor | None, scale: Tensor | float |
     return np.ascontiguousarray(torch.stack([row.expand(height, columns) for row in rows], 1).numpy())
 
 
+def _channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def _flat(x: Tensor) -> Any:
-    """All entries of a dense tensor in the order of its memory."""
-    return (x if x.is_contiguous() else x.as_strided((x.numel(),), (1,))).numpy().reshape(-1)
-
-
-def _matrix(y: Tensor) -> Any:
-    """[..., columns] as the kernels take it, [N, columns]."""
-    return (y if y.is_contiguous() else y.contiguous()).numpy().reshape(-1, y.shape[-1])
+    """All entries, in order; of images that lie channels last in memory, in the order of their memory."""
+    if x.is_contiguous():
+        return x.numpy().reshape(-1)
+    return (x.permute(0, 2, 3, 1) if _channels_last(x) else x.contiguous()).numpy().reshape(-1)

@@ -64,11 +64,17 @@ class Conversion(NamedTuple):
     sign: int
 
 
-_CONVERSIONS = {
+_WORDLINES = {
     1: (Conversion(0, 0, 1),),
     2: (Conversion(1, 0, 1), Conversion(-1, 0, -1)),
     4: (Conversion(1, 1, 1), Conversion(1, -1, -1), Conversion(-1, 1, -1), Conversion(-1, -1, 1)),
 }
+_CONVERSIONS = {
+    (phases, signed): tuple(c for c in every if signed or c.rows >= 0)
+    for phases, every in _WORDLINES.items()
+    for signed in (False, True)
+}
+"""The conversions of a read, by its phases and whether its inputs are signed."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Periphery:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be finite and not negative")
         if self.compensation not in COMPENSATIONS:
             raise ConfigError(f"compensation {self.compensation!r}: choose None, 'global' or 'column'")
-        if self.read_phases not in _CONVERSIONS:
+        if self.read_phases not in _WORDLINES:
             raise ConfigError(f"read_phases {self.read_phases}: choose 1, 2 or 4")
 
     @classmethod
@@ -125,8 +131,7 @@ class Periphery:
         """The conversions of one read, in order; ``inputs``: one of ``INPUTS``."""
         if inputs not in INPUTS:
             raise ConfigError(f"inputs {inputs!r}: {nearest(inputs, INPUTS)}")
-        every = _CONVERSIONS[self.read_phases]
-        return every if inputs == "signed" else tuple(c for c in every if c.rows >= 0)
+        return _CONVERSIONS[self.read_phases, inputs == "signed"]
 
     def phases(self, inputs: str = "signed") -> int:
         """What a read costs: its number of phases, one a conversion."""
