@@ -305,8 +305,8 @@ class TraineeChip:
                 g_read = torch.where(patch.programmed, moved.g_read, _gathered(self.late.g_read, cell))
             cells = Cells(patch.place, *(m.squeeze(-1) for m in self._read(g_read)))
         scale = torch.stack([placed.w_max[0], placed.w_max[-1]])
-        if late and settings.periphery.compensation:
-            scale = scale * self._compensation(patch, cells, len(clock))
+        if settings.periphery.compensation:
+            scale = scale * self._compensation(weight, patch, cells, len(clock))
         trace, done = trials(self.network, clock, weight, load, scale, self._converter, generator, cells)
         counts["reads"] += done[:, 0]
         counts["adc_saturated"] += done[:, 1]
@@ -317,17 +317,17 @@ class TraineeChip:
         weight, load = ArrayReader.of(g_read, self.settings.model, self.settings.periphery).matrix(0)
         return weight, torch.zeros_like(weight) if load is None else load
 
-    def _compensation(self, patch: _Patch | None, cells: Cells | None, batch: int) -> Tensor:
-        """Digital factors against drift: sum |w| at programming over sum |w| now, [1 or B, 1, columns]."""
-        sums = [m[0].abs().sum(0).unsqueeze(0) for m in (self._now, self._then)]
+    def _compensation(self, weight: Tensor, patch: _Patch | None, cells: Cells | None, batch: int) -> Tensor:
+        """Digital factors against drift: sum |w| as programmed over sum |w| now, [1 or B, 1, columns]."""
+        then, now = self._read(self.state.g_prog)[0], weight
+        sums = [w.abs().sum(0).unsqueeze(0) for w in (then, now)]
         if patch is not None and cells is not None:
-            shape, size = self.placed.weight.shape, self.placed.weight.numel()
-            at = (patch.place // size * shape[1] + patch.place % shape[1]), patch.place % size
-            values = self._read(patch.state.g_read)[0].squeeze(-1), cells.weight
-            for k, (base, value) in enumerate(zip((self._now, self._then), values, strict=True)):
-                changed = sums[k].new_zeros(batch * shape[1])
-                changed.index_add_(0, at[0], value.abs() - base[0].flatten()[at[1]].abs())
-                sums[k] = sums[k] + changed.reshape(batch, -1)
+            columns, size = weight.shape[1], weight.numel()
+            at, cell = patch.place // size * columns + patch.place % columns, patch.place % size
+            values = self._read(patch.state.g_prog)[0].squeeze(-1), cells.weight
+            for k, (base, value) in enumerate(zip((then, now), values, strict=True)):
+                moved = value.abs() - base.flatten()[cell].abs()
+                sums[k] = sums[k] + weight.new_zeros(batch * columns).index_add_(0, at, moved).reshape(batch, -1)
         if self.settings.periphery.compensation == "global":
             sums = [s.sum(1, keepdim=True).expand(s.shape) for s in sums]
         return (sums[0] / sums[1].clamp(min=1e-12)).unsqueeze(1)
