@@ -4,7 +4,8 @@
     variance  = u^2 (w_noise^2 |w| + sum over devices (sigma(g) / (2 g_max))^2) + out_noise^2
 
 sigma(g) is the device model's ``product_sigma``. ``ArrayReader`` computes both matrices once; the devices do not change
-between the products of a trial. A spike is its own square, so that with spikes mean and variance are sums of the same
+between the products of a trial. Wires that resist (``Periphery.wire_ohm``) change w; the currents through the devices
+become smaller with it, which sigma(g) ignores: the noise of a product is then somewhat too large. A spike is its own square, so that with spikes mean and variance are sums of the same
 rows of [w | variances].
 
 Every path computes the same, and draws the same noise from the same seed (``models.noise_kernels``): compiled sums of
@@ -31,6 +32,7 @@ from ovonic.models import array_kernels as kernels
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.models.noise_kernels import NoiseStream
 from ovonic.models.periphery import Conversion, Periphery, adc, clipped, dac
+from ovonic.models.wire_resistance import effective_polarities
 
 __all__ = ["ArrayReader", "Multiply", "NoiseStream", "ProductModel", "Saturation"]
 
@@ -140,7 +142,7 @@ class ArrayReader:
             if isinstance(value, Tensor) and value.ndim and value.shape[-1] != g_read.shape[-1]:
                 raise ConfigError(f"{name} of shape {list(value.shape)}: the array has {g_read.shape[-1]} columns")
         unit = 2.0 * model.g_max_us
-        plus, minus = ((g_read[..., i, :, :] + g_read[..., i + 2, :, :]) / unit for i in (0, 1))
+        plus, minus = (g / unit for g in effective_polarities(g_read, periphery.wire_ohm))
         sigma = model.product_sigma(g_read)
         variance = None
         if sigma is not None:
