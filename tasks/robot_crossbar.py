@@ -18,7 +18,8 @@ clipped and counted.
 
 **Time.** Programming ends at 0, for the chip and for its lessons; the last trial is read at ``read_time_s``. The
 accumulated read noise of the devices that a lesson leaves alone is drawn once a chip, and so is part of what makes
-chips differ; that of devices that it programs is drawn anew.
+chips differ; that of devices that it programs is drawn anew. Drift compensation knows sum |w| of each lesson's array
+exactly (``models.drift_compensation``), as it was programmed and now.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ovonic.models.array_products import ArrayReader
 from ovonic.models.array_trial import Cells, Converter, check_trainee, trials
 from ovonic.models.crossbar import ArrayState
 from ovonic.models.device_model import DeviceModel
+from ovonic.models.drift_compensation import exact_signature, factors
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.models.layers import Spiking
 from ovonic.models.lif import masked
@@ -306,7 +308,7 @@ class TraineeChip:
             cells = Cells(patch.place, *(m.squeeze(-1) for m in self._read(g_read)))
         scale = torch.stack([placed.w_max[0], placed.w_max[-1]])
         if settings.periphery.compensation:
-            scale = scale * self._compensation(weight, patch, cells, len(clock))
+            scale = scale * self._compensation(settings.periphery.compensation, weight, patch, cells, len(clock))
         trace, done = trials(self.network, clock, weight, load, scale, self._converter, generator, cells)
         counts["reads"] += done[:, 0]
         counts["adc_saturated"] += done[:, 1]
@@ -317,10 +319,10 @@ class TraineeChip:
         weight, load = ArrayReader.of(g_read, self.settings.model, self.settings.periphery).matrix(0)
         return weight, torch.zeros_like(weight) if load is None else load
 
-    def _compensation(self, weight: Tensor, patch: _Patch | None, cells: Cells | None, batch: int) -> Tensor:
+    def _compensation(self, kind: str, weight: Tensor, patch: _Patch | None, cells: Cells | None, batch: int) -> Tensor:
         """Digital factors against drift: sum |w| as programmed over sum |w| now, [1 or B, 1, columns]."""
         then, now = self._read(self.state.g_prog)[0], weight
-        sums = [w.abs().sum(0).unsqueeze(0) for w in (then, now)]
+        sums = [exact_signature(w).unsqueeze(0) for w in (then, now)]
         if patch is not None and cells is not None:
             columns, size = weight.shape[1], weight.numel()
             at, cell = patch.place // size * columns + patch.place % columns, patch.place % size
@@ -328,9 +330,7 @@ class TraineeChip:
             for k, (base, value) in enumerate(zip((then, now), values, strict=True)):
                 moved = value.abs() - base.flatten()[cell].abs()
                 sums[k] = sums[k] + weight.new_zeros(batch * columns).index_add_(0, at, moved).reshape(batch, -1)
-        if self.settings.periphery.compensation == "global":
-            sums = [s.sum(1, keepdim=True).expand(s.shape) for s in sums]
-        return (sums[0] / sums[1].clamp(min=1e-12)).unsqueeze(1)
+        return factors(sums[0], sums[1], kind).expand(sums[0].shape).unsqueeze(1)
 
 
 def _gathered(field: Tensor, cell: Tensor) -> Tensor:

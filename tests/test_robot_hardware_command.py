@@ -80,12 +80,13 @@ def test_the_twin_is_what_the_software_command_reports(weights: dict[str, Path])
 def test_the_options_reach_the_chip(weights: dict[str, Path]) -> None:
     options = (
         "--noise-model hermes --adapt-on software --split equal --scale layer --reads 2 --verify 3 --noise-scale 2 "
-        "--compensation global --adc-range 5"
+        "--compensation global --adc-range 5 --zero-targets noisy"
     )
     chip = result_of(f"{EVALUATE} {options}", weights)["config"]["chip"]
     assert (chip["model"]["name"], chip["model"]["prog_scale"], chip["model"]["read_scale"]) == ("hermes", 2, 2)
     assert (chip["adapt_on"], chip["split"], chip["scale"], chip["reads"]) == ("software", "equal", "layer", 2)
     assert chip["verify"]["iterations"] == 3
+    assert chip["model"]["zero_targets"] == "noisy"
     periphery = chip["periphery"]
     assert (periphery["compensation"], periphery["adc_range"], periphery["w_noise"]) == ("global", 5, 0.035)
 
@@ -106,6 +107,8 @@ def test_without_adaptation_nothing_is_programmed(weights: dict[str, Path]) -> N
         ("--compensation row", "compensation 'row'"),
         ("--adc-range 0", "adc_range 0"),
         ("--against {a}", "--against"),
+        ("--zero-targets loud", "zero_targets 'loud'"),
+        ("--hardware software --scale layer", "--chips 2"),
         ("--noise-model absent.json", "absent.json"),
     ],
 )

@@ -36,6 +36,7 @@ from ovonic.commands.robot_hardware import (
     ReadTime,
     Scale,
     VerifyPulses,
+    ZeroTargets,
     check_hardware,
     evaluate_hardware,
 )
@@ -73,6 +74,7 @@ def evaluate(
     chips: Chips = 30,
     adapt_on: AdaptOn = "device",
     split: DeviceSplit = "fill",
+    zero_targets: ZeroTargets = "reset",
     scale: Scale = "column",
     reads: Reads = 1,
     verify: VerifyPulses = 0,
@@ -121,12 +123,25 @@ def evaluate(
         "threads": torch.get_num_threads(),
         "command": command_line(),
     }
-    if hardware != "software":
+    options = ChipOptions(
+        noise_model,
+        read_time,
+        chips,
+        adapt_on,
+        split,
+        zero_targets,
+        scale,
+        reads,
+        verify,
+        noise_scale,
+        compensation,
+        adc_range,
+    )
+    if hardware == "software":
+        options.refuse_in_software()
+    else:
         if against is not None or figures or place.type != "cpu":
             raise ConfigError("--hardware crossbar: runs on the cpu, without --against and --figures")
-        options = ChipOptions(
-            noise_model, read_time, chips, adapt_on, split, scale, reads, verify, noise_scale, compensation, adc_range
-        )
         title = f"{trajectories} {family} trajectories, seed {seed}: {weights}, {_described(lessons[0][1])}"
         evaluate_hardware(*lessons[0], options, how, trajectories, run, title, json, quiet)
         return

@@ -32,6 +32,7 @@ __all__ = [
     "Reads",
     "Scale",
     "VerifyPulses",
+    "ZeroTargets",
     "check_hardware",
     "evaluate_hardware",
 ]
@@ -48,6 +49,9 @@ AdaptOn = Annotated[
 DeviceSplit = Annotated[
     str,
     typer.Option("--split", help="How a weight fills the two devices of its polarity: fill, equal or set_and_tune."),
+]
+ZeroTargets = Annotated[
+    str, typer.Option(help="A device whose target is 0: reset (0 uS), or noisy (drawn like any other, as in aihwkit).")
 ]
 Scale = Annotated[str, typer.Option(help="What shares a full scale: column (of each block), layer or array.")]
 Reads = Annotated[int, typer.Option(min=1, help="Conversions that are averaged in every read.")]
@@ -74,17 +78,18 @@ TOLERANCE = 0.02
 class ChipOptions:
     """The options of a chip, as given."""
 
-    noise_model: str
-    read_time: float
-    chips: int
-    adapt_on: str
-    split: str
-    scale: str
-    reads: int
-    verify: int
-    noise_scale: float
-    compensation: str
-    adc_range: float
+    noise_model: str = "pcm"
+    read_time: float = 0.0
+    chips: int = 30
+    adapt_on: str = "device"
+    split: str = "fill"
+    zero_targets: str = "reset"
+    scale: str = "column"
+    reads: int = 1
+    verify: int = 0
+    noise_scale: float = 1.0
+    compensation: str = "none"
+    adc_range: float = 10.0
 
     def settings(self) -> CrossbarSettings:
         """What they say.
@@ -97,7 +102,7 @@ class ChipOptions:
         from ovonic.tasks.robot_crossbar import CrossbarSettings
 
         split_named(self.split)
-        model = _model(self.noise_model, self.noise_scale)
+        model = self._model()
         periphery = Periphery(
             adc_range=self.adc_range,
             w_noise=self.noise_scale * Periphery.w_noise,
@@ -107,6 +112,25 @@ class ChipOptions:
         return CrossbarSettings(
             model, periphery, self.split, self.scale, self.read_time, self.adapt_on, self.reads, verify
         )
+
+    def refuse_in_software(self) -> None:
+        """Raises: ConfigError: an option was given that only chips have."""
+        for name, value in vars(self).items():
+            if value != getattr(ChipOptions(), name):
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} {value}: software has no devices: add --hardware crossbar")
+
+    def _model(self) -> DeviceModel:
+        from ovonic.models.pcm import device_model
+
+        changes: dict[str, Any] = {}
+        if self.noise_model != "none":
+            changes = {
+                "prog_scale": self.noise_scale,
+                "read_scale": self.noise_scale,
+                "zero_targets": self.zero_targets,
+            }
+        return device_model(self.noise_model, **changes)
 
 
 def check_hardware(hardware: str) -> None:
@@ -191,10 +215,3 @@ def _print(title: str, report: Mapping[str, Any]) -> None:
         f"{report['devices_reprogrammed']:.0f} devices in {report['cells_reprogrammed']:.0f} cells, "
         f"{saturated:.1f} targets beyond full scale"
     )
-
-
-def _model(name: str, noise_scale: float) -> DeviceModel:
-    from ovonic.models.pcm import device_model
-
-    changes = {} if name == "none" or noise_scale == 1 else {"prog_scale": noise_scale, "read_scale": noise_scale}
-    return device_model(name, **changes)
