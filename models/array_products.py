@@ -4,9 +4,9 @@
     variance  = u^2 (w_noise^2 |w| + sum over devices (sigma(g) / (2 g_max))^2) + out_noise^2
 
 sigma(g) is the device model's ``product_sigma``. ``ArrayReader`` computes both matrices once; the devices do not change
-between the products of a trial. Wires that resist (``Periphery.wire_ohm``) change w; the currents through the devices
-become smaller with it, which sigma(g) ignores: the noise of a product is then somewhat too large. A spike is its own square, so that with spikes mean and variance are sums of the same
-rows of [w | variances].
+between the products of a trial. A spike is its own square, so that with spikes mean and variance are sums of the same
+rows of [w | variances]. Wires that resist (``Periphery.wire_ohm``) change w, and make the currents through the devices
+smaller, which sigma(g) ignores: its share of the noise is then somewhat too large.
 
 Every path computes the same, and draws the same noise from the same seed (``models.noise_kernels``): compiled sums of
 rows where few inputs are not zero or few inputs are given; else dense products between compiled converters; and plain
