@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from ovonic.adapters.crossbar import ArraySpec, Block, Layout, PlacedLayer, phases_of
+from ovonic.adapters.crossbar import INPUTS, ArraySpec, Block, Layout, PlacedLayer, phases_of
 from ovonic.adapters.crossbar_packing import Rectangle, cuts, pack
 from ovonic.adapters.crossbar_sources import Driven, Found, found_in_module, found_in_network, inputs_of, observed
 from ovonic.models.errors import ConfigError, nearest
@@ -88,8 +88,12 @@ def layout_of(
     for option, choice, choices in (("scale", scale, SCALES), ("together", together, TOGETHER)):
         if choice not in choices:
             raise ConfigError(f"{option} {choice!r}: {nearest(str(choice), choices)}")
-    if not 0 < headroom < math.inf:
-        raise ConfigError(f"headroom {headroom}: must be positive")
+    for name, kind in (inputs or {}).items():
+        if kind not in INPUTS:
+            raise ConfigError(f"inputs of {name!r}: {kind!r}: {nearest(str(kind), INPUTS)}")
+    for name, number in {"rows": rows, "columns": columns, "headroom": headroom, **(input_ranges or {})}.items():
+        if not 0 < number < math.inf:
+            raise ConfigError(f"{name} {number}: must be positive")
     phases = phases_of(read_phases)
     groups: list[tuple[str, ...]] = []
     driven: dict[str, Driven] = {}

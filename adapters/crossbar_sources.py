@@ -128,6 +128,8 @@ def found_in_module(module: nn.Module) -> tuple[list[Found], list[str]]:
             digital += [name.removesuffix("weight") + "bias"] if layer.bias is not None else []
         elif kind not in READERS and not isinstance(part, parametrize.ParametrizationList):
             for name, parameter in part.named_parameters(recurse=False):
+                if isinstance(parameter, nn.parameter.UninitializedParameter):
+                    refuse_layer(path or kind.__name__, f"its {name} is not initialised", "run it once")
                 if parameter.ndim > 1:
                     what = f"its {name} of {tuple(parameter.shape)} is a weight matrix of a {kind.__name__}"
                     refuse_layer(path or kind.__name__, what, "make it an nn.Linear, nn.Conv1d or nn.Conv2d")
