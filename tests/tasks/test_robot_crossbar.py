@@ -308,3 +308,39 @@ def test_unrounded_updates_program_every_cell_that_learns(robot: Robot) -> None:
 def test_bad_evaluations(robot: Robot, chips: int, updates: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         evaluated(robot, PCM, chips, replace(INNER, updates=updates))
+
+
+@pytest.mark.parametrize("model", ["none", "pcm"])
+def test_agrees_with_the_network_placed_on_a_simulated_chip(robot: Robot, model: str) -> None:
+    """The general path, ``adapters.crossbar_placed``: equal targets, and lessons equal where nothing is drawn."""
+    from ovonic.adapters.crossbar_mapping import trainee_layout
+    from ovonic.adapters.crossbar_placed import PlacedChip, PlacedTrials
+    from ovonic.adapters.crossbar_weights import targets
+    from ovonic.models.chip import SimulatedChip
+
+    taught = Class(robot, INNER, torch.float32)
+    settings = replace(IDEAL, scale="layer", model=device_model(model))
+    chip, done = taught.on(settings)
+    net = taught.model.trainee.describe()
+    own, n_in, n = chip.placed.w_max, chip.placed.n_in, chip.placed.n
+    names = list(net.weights())
+    full = dict(zip(names, (own[0, 0].item(), own[n_in, 0].item(), own[-1, -1].item()), strict=True))
+    layout = trainee_layout(net, together="rows", w_max=full)
+    weights = {name: torch.tensor(w, dtype=torch.float32) for name, w in net.weights().items()}
+    (target,) = targets(layout, weights, 25.0, "fill")
+    rows, columns = chip.placed.weight.shape
+    torch.testing.assert_close(target[:, :rows, :columns], chip.state.g_target, rtol=0, atol=2e-5)
+    if model != "none":
+        return
+    general = SimulatedChip(1, settings.model, settings.periphery, seed=1)
+    PlacedChip.program(layout, weights, general)
+    products = PlacedTrials(layout, general, seed=1)
+    with torch.no_grad():
+        lesson = taught.model.teach(
+            taught.movements.clock, taught.software.learning_signal, INNER, taught.rounding(), products
+        )
+    assert n == 20
+    torch.testing.assert_close(done.before, lesson.before, rtol=0, atol=1e-5)
+    torch.testing.assert_close(done.after, lesson.after, rtol=0, atol=1e-5)
+    assert products.counters.devices_programmed == int(done.counts["devices_reprogrammed"].sum()) > 0
+    assert products.counters.cells_programmed == int(done.counts["cells_reprogrammed"].sum())
