@@ -21,6 +21,7 @@ Biases and one-to-one weights are digital. Diagonals that have no effect keep th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Annotated, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ovonic.adapters.crossbar_checks import MAX_ARRAYS, MAX_SIDE, MAX_WEIGHTS, check
+from ovonic.adapters.crossbar_checks import MAX_ARRAYS, MAX_BLOCKS, MAX_LAYERS, MAX_SIDE, MAX_WEIGHTS, check
 from ovonic.adapters.crossbar_fields import Many, OneOf, groups_of_words, positive, positives, word, words
 from ovonic.adapters.crossbar_json import read_bounded, read_json, write_json
 from ovonic.adapters.crossbar_reads import Cost, Read, cost, reads
@@ -224,9 +225,9 @@ class Layout(Record):
         layer, or a weight is missing or placed twice; unknown layers and arrays.
     """
 
-    arrays: Annotated[tuple[ArraySpec, ...], Many(ArraySpec)]
-    layers: Annotated[tuple[PlacedLayer, ...], Many(PlacedLayer)]
-    blocks: Annotated[tuple[Block, ...], Many(Block)]
+    arrays: Annotated[tuple[ArraySpec, ...], Many(ArraySpec, MAX_ARRAYS)]
+    layers: Annotated[tuple[PlacedLayer, ...], Many(PlacedLayer, MAX_LAYERS)]
+    blocks: Annotated[tuple[Block, ...], Many(Block, MAX_BLOCKS)]
     together: Annotated[tuple[tuple[str, ...], ...], groups_of_words] = ()
     digital: Annotated[tuple[str, ...], words] = ()
 
@@ -240,14 +241,24 @@ class Layout(Record):
 
     def layer(self, name: str) -> PlacedLayer:
         """The layer of that name. Raises: ConfigError: there is none."""
-        found = next((layer for layer in self.layers if layer.name == name), None)
-        if found is None:
-            raise ConfigError(f"layer {name!r}: {nearest(name, [layer.name for layer in self.layers])}")
-        return found
+        if name not in self._by_name:
+            raise ConfigError(f"layer {name!r}: {nearest(name, self._by_name)}")
+        return self._by_name[name]
 
     def blocks_of(self, name: str) -> tuple[Block, ...]:
         """The blocks of a layer."""
-        return tuple(block for block in self.blocks if block.layer == name)
+        return tuple(self._blocks_by_layer.get(name, ()))
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, PlacedLayer]:
+        return {layer.name: layer for layer in self.layers}
+
+    @functools.cached_property
+    def _blocks_by_layer(self) -> dict[str, list[Block]]:
+        blocks: dict[str, list[Block]] = {}
+        for block in self.blocks:
+            blocks.setdefault(block.layer, []).append(block)
+        return blocks
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:

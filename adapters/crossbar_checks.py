@@ -14,16 +14,17 @@ import numpy as np
 from ovonic.models.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from ovonic.adapters.crossbar import Block, Layout, PlacedLayer
+    from ovonic.adapters.crossbar import ArraySpec, Block, Layout, PlacedLayer
 
-__all__ = ["MAX_ARRAYS", "MAX_BLOCKS", "MAX_CELLS", "MAX_SIDE", "MAX_WEIGHTS", "check"]
+__all__ = ["MAX_ARRAYS", "MAX_BLOCKS", "MAX_CELLS", "MAX_LAYERS", "MAX_SIDE", "MAX_WEIGHTS", "check"]
 
 MAX_SIDE = 2**16
 MAX_ARRAYS = 2**14
-MAX_BLOCKS = 2**18
+MAX_LAYERS = 2**14
+MAX_BLOCKS = 2**16
 MAX_CELLS = 2**28
 MAX_WEIGHTS = 2**26
-"""Bounds: rows or columns of an array, arrays, blocks, cells in all, entries of a layer's matrix."""
+"""Bounds: rows or columns of an array, arrays, layers, blocks, cells in all, entries of a layer's matrix."""
 
 
 def check(layout: Layout) -> None:
@@ -32,18 +33,17 @@ def check(layout: Layout) -> None:
     _unique("array", (array.name for array in layout.arrays))
     _unique("layer", (layer.name for layer in layout.layers))
     _known(layout)
-    for index in range(len(layout.arrays)):
-        _no_overlap(layout, index)
+    by_array: dict[int, list[Block]] = {}
+    for block in layout.blocks:
+        by_array.setdefault(block.array, []).append(block)
+    for index, there in by_array.items():
+        _no_overlap(layout.arrays[index], there)
     for layer in layout.layers:
         _each_once(layout, layer)
     _together(layout)
 
 
 def _bounded(layout: Layout) -> None:
-    if len(layout.arrays) > MAX_ARRAYS:
-        raise ConfigError(f"{len(layout.arrays)} arrays: at most {MAX_ARRAYS}")
-    if len(layout.blocks) > MAX_BLOCKS:
-        raise ConfigError(f"{len(layout.blocks)} blocks: at most {MAX_BLOCKS}")
     cells = sum(array.rows * array.columns for array in layout.arrays)
     if cells > MAX_CELLS:
         raise ConfigError(f"{cells} cells in all: at most {MAX_CELLS}")
@@ -71,9 +71,7 @@ def _known(layout: Layout) -> None:
             raise ConfigError(f"{where}: {cell} lies outside array {array.name!r} of {array.rows} x {array.columns}")
 
 
-def _no_overlap(layout: Layout, index: int) -> None:
-    array = layout.arrays[index]
-    there = [block for block in layout.blocks if block.array == index]
+def _no_overlap(array: ArraySpec, there: list[Block]) -> None:
     if len(there) < 2:
         return
     owner = np.full((array.rows, array.columns), -1, np.int32)
@@ -126,17 +124,19 @@ def _cell(layout: Layout, block: Block, i: int, j: int) -> str:
 def _together(layout: Layout) -> None:
     _unique("layer read together", (name for group in layout.together for name in group))
     for group in layout.together:
-        layers = [layout.layer(name) for name in group]
-        for i, one in enumerate(layers):
-            for other in layers[:i]:
-                pair = f"layers {other.name!r} and {one.name!r}, read together"
-                if one.reads == other.reads:
-                    mine, theirs = ((x.shape[0], x.lag, x.input_range, x.inputs) for x in (one, other))
-                    if mine != theirs:
-                        raise ConfigError(
-                            f"{pair}: both read {one.reads!r}, but with other inputs, lag or range: {theirs}, {mine}"
-                        )
-                if one.feeds == other.feeds and one.shape[1] != other.shape[1]:
-                    raise ConfigError(
-                        f"{pair}: both feed {one.feeds!r}, with {other.shape[1]} and {one.shape[1]} outputs"
-                    )
+        driven: dict[str, PlacedLayer] = {}
+        summed: dict[str, PlacedLayer] = {}
+        for layer in map(layout.layer, group):
+            other = driven.setdefault(layer.reads, layer)
+            mine, theirs = ((x.shape[0], x.lag, x.input_range, x.inputs) for x in (layer, other))
+            if mine != theirs:
+                raise ConfigError(
+                    f"layers {other.name!r} and {layer.name!r}, read together: both read {layer.reads!r}, but with "
+                    f"other inputs, lag or range: {theirs}, {mine}"
+                )
+            other = summed.setdefault(layer.feeds, layer)
+            if layer.shape[1] != other.shape[1]:
+                raise ConfigError(
+                    f"layers {other.name!r} and {layer.name!r}, read together: both feed {layer.feeds!r}, with "
+                    f"{other.shape[1]} and {layer.shape[1]} outputs"
+                )

@@ -62,13 +62,16 @@ def positives(where: str, value: Any) -> tuple[float, ...]:
 
 
 class Many(NamedTuple):
-    """The mark of a list of records of a kind, each one or its plain data."""
+    """The mark of a list of records of a kind, ``most`` of them, each one or its plain data."""
 
     kind: type[Record]
+    most: int
 
     def __call__(self, where: str, value: Any) -> tuple[Any, ...]:
         if not isinstance(value, (list, tuple)) or not value:
             raise ConfigError(f"{where}: expected a list of {self.kind.__name__}s")
+        if len(value) > self.most:
+            raise ConfigError(f"{where}: {len(value)} of them: at most {self.most}")
         return tuple(self._one(f"{where}[{k}]", entry) for k, entry in enumerate(value))
 
     def _one(self, where: str, entry: Any) -> Any:

@@ -186,6 +186,7 @@ HOSTILE = [
     (lambda d: d | {"block": []}, "field 'block': did you mean 'blocks'"),
     (lambda d: d | {"blocks": []}, "expected a list of Blocks"),
     (lambda d: d | {"blocks": {"0": d["blocks"][0]}}, "expected a list of Blocks"),
+    (lambda d: d | {"blocks": [0] * 2**16 + [0]}, "blocks: 65537 of them: at most 65536"),
     (lambda d: d | {"blocks": [None]}, r"blocks\[0\]: NoneType where a Block"),
     (lambda d: d | {"arrays": [{"type": "Block"} | d["blocks"][0]]}, r"arrays\[0\]: Block: expected a ArraySpec"),
     (lambda d: d | {"arrays": [{"name": "A", "rows": 1e9}]}, "rows: 1000000000.0 must be a whole number"),
