@@ -1,7 +1,7 @@
 """A crossbar image as other things: the network that its conductances stand for, weight files, npz, and tables.
 
     network_read, weights_read      weights as the chip reads now, in the layers' own units
-    write_npz                       all devices, by array: array0_g_read [4, rows, columns], .., and the texts of the file
+    write_npz                       all devices, by array: array0_g_read [4, rows, columns], .., and the texts
     write_cells                     CSV, a row a cell that holds a weight: where it lies, what it is, its four devices
     write_programming               CSV, a row a device that a controller must program, in the order of arrays and cells
 

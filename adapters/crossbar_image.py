@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -180,7 +181,7 @@ def validate(image: CrossbarImage) -> None:
         _validate_array(f"array {k} ({spec.name})", (4, spec.rows, spec.columns), state, image)
     _validate_columns(image)
     for name, weight in () if image.software is None else image.software.weights.items():
-        if weight.dtype.kind not in "fiub" or not torch.from_numpy(weight).isfinite().all():
+        if weight.dtype.kind not in "fiub" or not np.isfinite(weight).all():
             raise DataError(f"software weights {name!r}: hold {weight.dtype}, or what is not finite")
 
 

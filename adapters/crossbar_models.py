@@ -12,22 +12,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from ovonic.models.errors import ConfigError, DataError, OvonicError, nearest
+from ovonic.models.fitted_model import FittedModel
 from ovonic.models.pcm import DEVICE_MODELS, DeviceModel, device_model
 
 __all__ = ["model_from_plain", "model_to_plain"]
+
+KINDS: dict[str, type[Any]] = {kind: type(device_model(kind)) for kind in DEVICE_MODELS} | {"fitted": FittedModel}
 
 
 def model_to_plain(model: DeviceModel) -> dict[str, Any]:
     """A device model as JSON values.
 
-    Raises: ConfigError: not one of ``DEVICE_MODELS``, whatever its attributes.
+    Raises: ConfigError: not of a kind that has a closed form.
     """
-    for kind in DEVICE_MODELS:
-        if type(device_model(kind)) is type(model):
+    for kind, made in KINDS.items():
+        if made is type(model):
             return {"kind": kind} | dataclasses.asdict(model)  # type: ignore[call-overload]
-    raise ConfigError(
-        f"device model {type(model).__name__}: a file holds models in closed form: {', '.join(DEVICE_MODELS)}"
-    )
+    raise ConfigError(f"device model {type(model).__name__}: a file holds models in closed form: {', '.join(KINDS)}")
 
 
 def model_from_plain(values: Any) -> DeviceModel:
@@ -38,22 +39,22 @@ def model_from_plain(values: Any) -> DeviceModel:
     if not isinstance(values, Mapping) or not isinstance(values.get("kind"), str):
         raise DataError("device model: expected an object with its 'kind'")
     kind = values["kind"]
-    if kind not in DEVICE_MODELS:
-        raise DataError(f"device model {kind!r}: {nearest(kind, DEVICE_MODELS)}")
+    if kind not in KINDS:
+        raise DataError(f"device model {kind[:40]!r}: {nearest(kind[:40], KINDS)}")
     given = {name: value for name, value in values.items() if name != "kind"}
-    expected = dataclasses.asdict(device_model(kind))  # type: ignore[call-overload]
+    expected = dataclasses.asdict(KINDS[kind]())
     if given.keys() != expected.keys():
         odd = min(given.keys() ^ expected.keys())
-        raise DataError(f"device model {kind!r}: {odd!r} is {'unknown' if odd in given else 'missing'}")
+        raise DataError(f"device model {kind!r}: {odd[:40]!r} is {'unknown' if odd in given else 'missing'}")
     for name, value in given.items():
         if not _alike(value, expected[name]):
-            raise DataError(
-                f"device model {kind!r}: {name} {str(value)[:40]!r} where one like {expected[name]!r} is due"
-            )
+            like = f"where one like {expected[name]!r} is due"
+            raise DataError(f"device model {kind!r}: {name} {str(value)[:40]!r} {like}")
     try:
-        return type(device_model(kind))(**given)
+        made: DeviceModel = KINDS[kind](**given)
     except OvonicError as error:
         raise DataError(f"device model {kind!r}: {error}") from None
+    return made
 
 
 def _alike(value: Any, like: Any) -> bool:
@@ -61,5 +62,5 @@ def _alike(value: Any, like: Any) -> bool:
     if isinstance(like, tuple):
         return isinstance(value, (list, tuple)) and len(value) <= 64 and all(_alike(entry, 0.0) for entry in value)
     if isinstance(like, float):
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
     return type(value) is type(like)

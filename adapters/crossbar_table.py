@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ovonic.adapters.crossbar import Block, Layout, PlacedLayer
 
-__all__ = ["array_rows", "layer_rows", "summary"]
+__all__ = ["aligned", "array_rows", "layer_rows", "summary"]
 
 Rows = list[tuple[str, ...]]
 
@@ -60,7 +60,7 @@ def summary(layout: Layout) -> str:
     """Both tables and a line of totals, as plain text."""
     cells = sum(array.rows * array.columns for array in layout.arrays)
     total = f"{layout.n_weights} weights on {len(layout.arrays)} arrays, {layout.fill:.1%} of {cells} cells"
-    return "\n".join([total, "", _aligned(array_rows(layout)), "", _aligned(layer_rows(layout))])
+    return "\n".join([total, "", aligned(array_rows(layout)), "", aligned(layer_rows(layout))])
 
 
 def _places(layout: Layout, layer: PlacedLayer) -> str:
@@ -75,7 +75,8 @@ def _place(layout: Layout, block: Block) -> str:
     return f"{layout.arrays[block.array].name} [{rows}, {columns}]"
 
 
-def _aligned(rows: Rows) -> str:
+def aligned(rows: Rows) -> str:
+    """Rows as lines with their columns below one another."""
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join(
         "  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import ovonic
-from ovonic.commands import compare, convert, doctor, fewshot, reproduce, robot, validate, weights
+from ovonic.commands import compare, convert, crossbar, doctor, fewshot, reproduce, robot, validate, weights
 from ovonic.models.errors import OvonicError
 
 
@@ -45,6 +45,7 @@ app.add_typer(weights.app, name="weights")
 app.command("compare")(compare.compare)
 app.add_typer(validate.app, name="validate")
 app.command("convert")(convert.convert)
+app.add_typer(crossbar.app, name="crossbar")
 app.command("doctor")(doctor.doctor)
 
 

@@ -17,13 +17,14 @@ from ovonic.models.errors import ConfigError, DataError, OvonicError, Unsupporte
 if TYPE_CHECKING:
     from ovonic.models.network import Network
 
-__all__ = ["PARTS", "Options", "Source", "read_source"]
+__all__ = ["OBJECT", "PARTS", "Options", "Source", "defined", "read_source"]
 
 PARTS = ("lsg", "trainee")
 """The two networks of a robot."""
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 OBJECT = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
+"""What names an object that a user's Python file defines."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _from_weights(source: str, options: Options) -> Source:
 
 
 def _from_python(path: Path, name: str, options: Options) -> Source:
-    module = _defined(path, name)
+    module = defined(path, name)
     try:
         return _from_object(getattr(module, name), vars(module), options)
     except OvonicError as error:
@@ -193,7 +194,7 @@ def _has_root(value: Any, root: str) -> bool:
     return any(k.__module__.split(".")[0] == root or k.__module__.startswith(ours) for k in type(value).__mro__)
 
 
-def _defined(path: Path, name: str) -> ModuleType:
+def defined(path: Path, name: str) -> ModuleType:
     """Run a user's Python file as a module; what it prints goes to standard error.
 
     Raises: DataError: it raises, or defines nothing of that name. OSError: no such file.
