@@ -62,8 +62,8 @@ def test_a_measured_factor_has_the_spread_of_its_converters() -> None:
     """Gain cancels, offset cancels; noise: 400 measurements of 12 columns against the propagated standard deviation.
 
     The s.d. of a signature is gain out_noise / sqrt(2 repeats) (w_noise = 0, no rounding), and of the ratio r = a/b to
-    first order r sqrt(1/a^2 + 1/b^2) times it. Ratio of standard deviations within 17 %, 4.8 s.d. of its estimate: false
-    alarm 2e-5 over 12 columns. Would detect reads that are not averaged, a sign not used.
+    first order r sqrt(1/a^2 + 1/b^2) times it. Ratio of standard deviations within 17 %, 4.8 s.d. of its estimate:
+    false alarm 2e-5 over 12 columns. Would detect reads that are not averaged, a sign not used.
     """
     g = _array()
     p = Periphery(dac_bits=0, adc_bits=0, out_noise=0.05, w_noise=0.0)
