@@ -18,12 +18,12 @@ Conventions, here and in all modules of the crossbar:
   not know of it: it is pulsed and counted as any other, and its ``g_target`` is what was asked of it.
 - ``gain`` is what a device conducts relative to what is drawn for it, the spread from device to device; it stays.
 
-Order of draws, which is what makes equal seeds equal bits: programming, drift exponents, first read; each over
-[..., 4, rows, cols] in memory order in ``program``, and over the touched cells as [4, n, 1], in the order of
-[..., rows, cols], in ``reprogram``. All four devices of a touched cell are drawn (a model may couple them); the draws
-of those that are not touched are discarded.
+Order of draws, which is what makes equal seeds equal bits: programming, drift exponents, first read; each for the
+devices that need it (``models.sparse_draws``) in memory order: of [..., 4, rows, cols] in ``program``, of the touched
+cells [4, n], which follow the order of [..., rows, cols], in ``reprogram``.
 
-Cost: a state is 33 bytes a device: 8.7 MB for 256 x 256 cells. ``crop`` and ``expand`` are views and cost nothing.
+Cost: a state is 33 bytes a device at most: 8.7 MB for 256 x 256 cells. What is the same for all devices (times, pulses,
+gains after ``program``) is a view of one number, and ``crop`` and ``expand`` are views too: never write into a field.
 ``reprogram`` copies the six fields that it changes, so n copies of a crop cost 112 n bytes a cell of the crop from then
 on (56 x 5 cells: 31 kB a copy; 250 x 250: 7 MB), whatever the share of touched devices: crop first. Draws and their
 temporaries are proportional to the touched cells.
@@ -42,6 +42,7 @@ from torch import Tensor
 from ovonic.models import splitting
 from ovonic.models.device_faults import Faults, draw
 from ovonic.models.errors import ConfigError
+from ovonic.models.sparse_draws import devices_to_draw, draw_for
 from ovonic.models.verify import Convergence, Verify, program_and_verify
 
 if TYPE_CHECKING:
@@ -83,17 +84,10 @@ class ArrayState(NamedTuple):
 
 def blank(rows: int, columns: int, now_s: float = 0.0) -> ArrayState:
     """Devices that were never programmed: RESET, 0 uS, no pulse counted."""
-    zeros = torch.zeros(4, rows, columns)
-    return ArrayState(
-        zeros,
-        zeros.clone(),
-        zeros.clone(),
-        torch.full(zeros.shape, float(now_s), dtype=torch.float64),
-        zeros.clone(),
-        torch.zeros(zeros.shape, dtype=torch.int32),
-        torch.zeros(zeros.shape, dtype=torch.uint8),
-        torch.ones_like(zeros),
-    )
+    shape = torch.Size((4, rows, columns))
+    nothing, clock = _same(0, shape, torch.float32), _same(now_s, shape, torch.float64)
+    pulses, fault = _same(0, shape, torch.int32), _same(0, shape, torch.uint8)
+    return ArrayState(nothing, nothing, nothing, clock, nothing, pulses, fault, _same(1, shape, torch.float32))
 
 
 def program(
@@ -114,9 +108,10 @@ def program(
     Raises: ConfigError: a target that no device can hold, or no four devices.
     """
     _check_targets(g_target, model.g_max_us)
+    devices = devices_to_draw(model, g_target)
     if verify is None:
-        g_prog = model.program(g_target, generator)
-        pulses = torch.ones(g_target.shape, dtype=torch.int32)
+        g_prog = draw_for(devices, g_target, lambda g: model.program(g, generator), g_target)
+        pulses = _same(1, g_target.shape, torch.int32)
     else:
         cells = g_target.movedim(-3, 0)
         g_flat, pulses_flat, convergence = program_and_verify(
@@ -126,11 +121,11 @@ def program(
         pulses = pulses_flat.reshape(cells.shape).movedim(0, -3).contiguous()
         if on_verified is not None:
             on_verified(convergence)
-    nu = model.draw_nu(g_target, generator)
-    g_read = model.read(g_prog, nu, 0.0, generator)
-    t_prog_s = torch.full(g_target.shape, float(now_s), dtype=torch.float64)
-    fault = torch.zeros(g_target.shape, dtype=torch.uint8)
-    return ArrayState(g_target, g_prog, nu, t_prog_s, g_read, pulses, fault, torch.ones_like(g_target))
+    nu = draw_for(devices, torch.zeros_like(g_target), lambda g: model.draw_nu(g, generator), g_target)
+    g_read = draw_for(devices, g_prog, lambda g, v: model.read(g, v, 0.0, generator), g_prog, nu)
+    t_prog_s = _same(now_s, g_target.shape, torch.float64)
+    fault, gain = _same(0, g_target.shape, torch.uint8), _same(1, g_target.shape, g_target.dtype)
+    return ArrayState(g_target, g_prog, nu, t_prog_s, g_read, pulses, fault, gain)
 
 
 def reprogram(
@@ -176,8 +171,10 @@ def reprogram(
     def settle(drawn: Tensor, cells: Tensor | slice = slice(None)) -> Tensor:
         return torch.where(stuck[:, cells], old.g_prog[:, cells], drawn * old.gain[:, cells])
 
+    devices = devices_to_draw(model, target, now)
     if verify is None:
-        g_prog, pulses = settle(model.program(target, generator)), now.to(torch.int32)
+        g_prog = settle(draw_for(devices, target, lambda g: model.program(g, generator), target))
+        pulses = now.to(torch.int32)
     else:
         g_prog, pulses, convergence = program_and_verify(
             model, target, now, generator, verify, held=old.g_prog, settle=settle
@@ -186,8 +183,10 @@ def reprogram(
             on_verified(convergence)
     moved = now & ~stuck
     g_prog = torch.where(moved, g_prog, old.g_prog)
-    nu = torch.where(moved, model.draw_nu(target, generator), old.nu)
-    g_read = torch.where(moved, model.read(g_prog, nu, 0.0, generator), old.g_read)
+    nu = draw_for(devices, torch.zeros_like(target), lambda g: model.draw_nu(g, generator), target)
+    nu = torch.where(moved, nu, old.nu)
+    g_read = draw_for(devices, g_prog, lambda g, v: model.read(g, v, 0.0, generator), g_prog, nu)
+    g_read = torch.where(moved, g_read, old.g_read)
     t_prog_s = torch.where(moved, float(now_s), old.t_prog_s)
 
     def put(field: Tensor, values: Tensor) -> Tensor:
@@ -259,6 +258,11 @@ def crop(state: ArrayState, rows: slice, columns: slice) -> ArrayState:
 def expand(state: ArrayState, n: int) -> ArrayState:
     """``n`` copies that share their devices until they are programmed: views with a new first dimension."""
     return ArrayState(*(field.expand(n, *field.shape) for field in state))
+
+
+def _same(value: float, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """The same value for every device: a view of one number."""
+    return torch.tensor(value, dtype=dtype).expand(shape)
 
 
 def _check_targets(g_target: Tensor, g_max_us: float) -> None:

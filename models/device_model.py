@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -49,7 +49,9 @@ class DeviceModel(Protocol):
     """A device model: what an array needs to know of its devices.
 
     Conductances are [..., 4, rows, cols] or, for some cells only, [4, n, 1]: axis -3 holds the four devices of a cell,
-    always, so that a model may couple them. A model keeps no state and is compared by value.
+    always, so that a model may couple them. A model keeps no state and is compared by value. It may say, by attributes
+    ``independent`` and ``zero_targets`` as ``PowerLawDevices`` has them, that an array need not ask it about every
+    device; an array asks a model without them about whole cells.
     """
 
     @property
@@ -102,8 +104,11 @@ class PowerLawDevices:
         prog_reference_us: the g_max at which ``prog_coeff`` was fitted, uS.
         prog_scale, drift_scale, read_scale: factors on sigma_prog, on nu, on sigma_read; 0 turns the effect off.
         zero_targets: ``"reset"`` or ``"noisy"``, see above.
+        independent: (of the class) no device's draw depends on another device of its cell, so that a model may be asked
+            about some devices of a cell only. False unless a model says so.
     """
 
+    independent: ClassVar[bool] = False
     name: str
     g_max_us: float
     t_0_s: float
@@ -130,8 +135,8 @@ class PowerLawDevices:
 
     def fitted_sigma(self, g_target: Tensor) -> Tensor:
         """sigma_prog of each target, uS, whatever ``zero_targets`` says."""
-        sigma = polynomial(g_target / self.g_max_us, self.prog_coeff)
-        return sigma * (self.prog_scale * self.g_max_us / self.prog_reference_us)
+        scale = self.prog_scale * self.g_max_us / self.prog_reference_us
+        return polynomial(g_target * (1 / self.g_max_us), [c * scale for c in self.prog_coeff])
 
     def fitted_nu(self, g_target: Tensor) -> tuple[Tensor, Tensor]:
         """mu_nu and sigma_nu of each target, before ``drift_scale``; finite, and with finite slope, at 0 too."""
@@ -158,26 +163,27 @@ class PowerLawDevices:
         return None
 
     def program(self, g_target: Tensor, generator: torch.Generator | None) -> Tensor:
-        drawn = at_least(g_target + self.fitted_sigma(g_target) * self._normal(g_target, generator), 0.0)
-        return drawn if self.zero_targets == "noisy" else torch.where(g_target == 0, g_target, drawn)
+        sigma = self.programming_sigma(g_target)
+        return at_least(torch.addcmul(g_target, sigma, self._normal(g_target, generator)), 0.0)
 
     def draw_nu(self, g_target: Tensor, generator: torch.Generator | None) -> Tensor:
         mu, sigma = self.drift_moments(g_target)
-        return (mu + sigma * self._normal(g_target, generator)).abs()
+        return torch.addcmul(mu, sigma, self._normal(g_target, generator)).abs()
 
     def drift(self, g_prog: Tensor, nu: Tensor, age_s: Tensor | float) -> Tensor:
-        return g_prog * torch.exp(-nu * self._lapse(age_s, g_prog.dtype))
+        lapse = self._lapse(age_s, g_prog.dtype)
+        return g_prog if isinstance(lapse, float) and lapse == 0 else g_prog * torch.exp(-nu * lapse)
 
     def read(self, g_prog: Tensor, nu: Tensor, age_s: Tensor | float, generator: torch.Generator | None) -> Tensor:
         noise = self.read_sigma(g_prog, age_s) * self._normal(g_prog, generator)
         g = self.drift(g_prog, nu, age_s)
-        return at_least(g + g * noise, 0.0)
+        return at_least(torch.addcmul(g, g, noise), 0.0)
 
     def _normal(self, g: Tensor, generator: torch.Generator | None) -> Tensor:
         return normal_like(g, generator)
 
     def _where_programmed(self, g_target: Tensor, value: Tensor) -> Tensor:
-        return value if self.zero_targets == "noisy" else torch.where(g_target == 0, 0.0, value)
+        return value if self.zero_targets == "noisy" else value * g_target.sign()
 
     def _lapse(self, age_s: Tensor | float, dtype: torch.dtype) -> Tensor | float:
         """ln((a + t_0) / t_0), computed in the precision of the clock."""
@@ -193,20 +199,43 @@ class PowerLawDevices:
 
 def polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
     """sum_k coefficients[k] x^k, by Horner's rule."""
-    total = torch.full_like(x, coefficients[-1])
-    for c in reversed(coefficients[:-1]):
-        total = total * x + c
+    *lower, last = coefficients
+    if not lower:
+        return torch.full_like(x, last)
+    total = x * last + lower.pop()
+    while lower:
+        total = total * x + lower.pop()
     return total
 
 
 def at_least(x: Tensor, low: float) -> Tensor:
     """max(x, low), whose gradient passes straight through."""
-    return torch.where(x < low, low + (x - x.detach()), x)
+    return _Clamp.apply(x, low, None)
 
 
 def at_most(x: Tensor, high: float) -> Tensor:
     """min(x, high), whose gradient passes straight through."""
-    return torch.where(x > high, high + (x - x.detach()), x)
+    return _Clamp.apply(x, None, high)
+
+
+class _Clamp(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, low: float | None, high: float | None) -> Tensor:
+        return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[object, ...], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
+
+    @staticmethod
+    def jvp(ctx: object, *tangents: Tensor) -> Tensor:
+        return tangents[0].clone()
 
 
 def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:

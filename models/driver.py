@@ -87,8 +87,8 @@ def check_cells(driver: Driver, array: int, rows: Tensor, columns: Tensor, g_tar
         if (bad := (index < 0) | (index >= size)).any():
             raise ConfigError(f"{name} {int(index[bad][0])}: array {array} has {size} {name}s")
     cells = rows * driver.columns + columns
-    if (unique := torch.unique(cells)).numel() != n:
-        twice = int(unique[torch.bincount(torch.searchsorted(unique, cells)) > 1][0])
+    if n and int((times := torch.bincount(cells)).max()) > 1:
+        twice = int(times.argmax())
         raise ConfigError(f"cell ({twice // driver.columns}, {twice % driver.columns}) of array {array}: listed twice")
     if (bad := ~((g_target >= 0) & (g_target <= driver.g_max_us * (1 + 1e-6)))).any():
         device, cell = (int(i) for i in bad.nonzero()[0])

@@ -25,6 +25,7 @@ A. Vasilopoulos et al., IEEE Trans. Electron Devices 70:6279 (2023).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +66,7 @@ def read_coefficient(x: Tensor, num_devices: int) -> Tensor:
 class Hermes(PowerLawDevices):
     """One draw a device (aihwkit's ``HermesNoiseModel(num_devices=1)``)."""
 
+    independent: ClassVar[bool] = True
     name: str = "hermes"
     g_max_us: float = 10.35
     t_0_s: float = 200.0

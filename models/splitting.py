@@ -37,19 +37,19 @@ Split = Callable[[Tensor], Tensor]
 
 def equal(p: Tensor) -> Tensor:
     """p [...] in 0..1 -> shares [..., 2] of g_max."""
-    return torch.stack([p, p], dim=-1)
+    return _pair(p, p)
 
 
 def fill(p: Tensor) -> Tensor:
     """p [...] in 0..1 -> shares [..., 2] of g_max."""
     first = (2.0 * p).clamp(max=1.0)
-    return torch.stack([first, 2.0 * p - first], dim=-1)
+    return _pair(first, 2.0 * p - first)
 
 
 def set_and_tune(p: Tensor) -> Tensor:
     """p [...] in 0..1 -> shares [..., 2] of g_max."""
     on = (p > 0.5).to(p.dtype)
-    return torch.stack([on, 2.0 * p - on], dim=-1)
+    return _pair(on, 2.0 * p - on)
 
 
 SPLITS: dict[str, Split] = {"equal": equal, "fill": fill, "set_and_tune": set_and_tune}
@@ -78,15 +78,19 @@ def conductances(w: Tensor, g_max_us: float, split: str | Split = fill) -> Tenso
     split = split_named(split)
     clipped = at_least(at_most(w, 1.0), -1.0)
     plus = clipped.clamp(min=0.0)
-    minus = plus - clipped
-    g_plus, g_minus = split(plus), split(minus)
-    return g_max_us * torch.stack([g_plus[..., 0], g_minus[..., 0], g_plus[..., 1], g_minus[..., 1]], dim=-3)
+    polarities = torch.stack([plus, plus - clipped], dim=-3)
+    return g_max_us * split(polarities).movedim(-1, -4).flatten(-4, -3)
 
 
 def weights(g: Tensor, g_max_us: float) -> Tensor:
     """Weights that conductances [..., 4, rows, cols] stand for: [..., rows, cols], in units of full scale."""
     g1_plus, g1_minus, g2_plus, g2_minus = g.unbind(-3)
     return (g1_plus + g2_plus - g1_minus - g2_minus) / (2.0 * g_max_us)
+
+
+def _pair(first: Tensor, second: Tensor) -> Tensor:
+    """[...] twice -> [..., 2], each half contiguous."""
+    return torch.stack([first, second]).movedim(0, -1)
 
 
 def weight_sigma(w: Tensor, model: DeviceModel, split: str | Split = fill) -> Tensor:
