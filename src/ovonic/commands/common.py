@@ -123,7 +123,7 @@ def write_json(
     if path is None:
         return
     head = {"schema": f"ovonic/{command}/1", "versions": used or versions(), "config": config}
-    text = json.dumps(_plain(head | dict(result)), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(plain(head | dict(result)), indent=2, ensure_ascii=False) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
         return
@@ -132,15 +132,15 @@ def write_json(
     write_atomically(path, text)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy and torch, scalar or array
         value = value.tolist()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

@@ -9,6 +9,7 @@ import typer
 
 from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
 from ovonic.commands.compare import SIMULATORS, parse_dtype, parse_names
+from ovonic.commands.validate_hardware import hardware
 
 if TYPE_CHECKING:
     from ovonic.validation.conformance import Conformance
@@ -22,6 +23,9 @@ app = typer.Typer(no_args_is_help=True, help="Measure whether toolchains honour 
 @app.callback()
 def _root() -> None:
     """Measure whether toolchains honour the description of a network."""
+
+
+app.command("hardware")(hardware)
 
 
 @app.command("dynamics")

@@ -1,0 +1,118 @@
+"""``ovonic validate hardware``: both experiments on simulated crossbars beside software, by studies."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
+from ovonic.commands.fewshot_options import Data
+from ovonic.models.errors import DataError
+
+__all__ = ["hardware"]
+
+
+def hardware(
+    study: Annotated[str, typer.Option(help="headline, training-noise, adaptation or updates.")] = "headline",
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the conditions' results; those that are there are kept.")
+    ] = Path("ovonic-hardware"),
+    chips: Annotated[int, typer.Option(min=1, help="Draws of all devices; each meets every task.")] = 30,
+    tasks: Annotated[int, typer.Option(min=2, help="Few-shot tasks, and movements of the arm.")] = 1000,
+    weights: Annotated[
+        list[str] | None, typer.Option("--weights", "-w", help="Which weights (default: as the study says).")
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="TEXT", help="Conditions whose name holds this.")] = None,
+    data: Data = None,
+    seed: Seed = 2025,
+    json: JsonFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a study's conditions, each into a file of its own, and judge the headline by margins fixed beforehand.
+
+    Exit status 1 if a margin of the headline was not kept.
+    """
+    from ovonic.tasks.datasets import load_characters
+    from ovonic.validation import hardware as studies
+
+    size = studies.Size(chips, tasks)
+    conditions = [c for c in studies.study(study, weights or ()) if only is None or only in c.name]
+    characters = None
+    if any(c.experiment == "fewshot" for c in conditions):
+        characters = load_characters(data or ["glyphs"], "all")
+    found: dict[str, dict[str, Any]] = {}
+    judged: list[studies.Verdict] = []
+    for number, condition in enumerate(conditions, 1):
+        source = characters.source if characters is not None and condition.experiment == "fewshot" else None
+        head = {"condition": condition, "size": size, "seed": seed, "data": source}
+        path = out / f"{condition.name}.json"
+        report = _kept(path, head)
+        if report is None:
+            label = f"{condition.name} ({number} of {len(conditions)})"
+            with progress(label, studies.steps(condition, size), quiet) as advance:
+                report = studies.measure(condition, size, seed=seed, characters=characters, on_steps=advance)
+            head["command"] = condition.command(size, seed, data or ["glyphs"])
+            write_json(path, "validate-hardware-condition", report, head, versions("scipy"))
+            report = _kept(path, {k: v for k, v in head.items() if k != "command"})
+            assert report is not None
+        found[condition.name] = report
+        if study == "headline":
+            judged += studies.verdicts(condition, size, report)
+        if str(json) != "-":
+            _print(condition.name, report)
+    for verdict in judged:
+        if str(json) != "-":
+            word = {True: "held", False: "NOT HELD", None: "unknown"}[verdict.held]
+            measured = "unbounded" if verdict.measured is None else f"{verdict.measured:.4g}"
+            early = " (preliminary: fewer chips or tasks than the claim asks for)" if verdict.preliminary else ""
+            typer.echo(f"{word:9} {verdict.condition}: {verdict.what} {measured} <= {verdict.margin:g}{early}")
+    result = {
+        "conditions": found,
+        "verdicts": [{**vars(v), "held": v.held} for v in judged],
+    }
+    config = {"study": study, "size": size, "seed": seed, "margins": studies.MARGINS, "command": command_line()}
+    write_json(json, "validate-hardware", result, config, versions("scipy"))
+    if any(not v.held for v in judged):
+        raise typer.Exit(1)
+
+
+def _kept(path: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of an earlier run of the very same condition.
+
+    Raises: DataError: a file that is no such result, or one of other settings.
+    """
+    from ovonic.commands.common import plain
+
+    if not path.exists():
+        return None
+    try:
+        found = json_module.loads(path.read_text())
+        config = found["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: no result of a condition ({error!r}): remove it or choose another --out") from error
+    for name, value in head.items():
+        if config.get(name) != plain(value):
+            raise DataError(
+                f"{path}: {name} {config.get(name)} there, {plain(value)} asked for: remove it or choose another --out"
+            )
+    return dict(found)
+
+
+def _print(name: str, report: Mapping[str, Any]) -> None:
+    def shown(ratio: Mapping[str, Any]) -> str:
+        if ratio["ratio"] is None:
+            return "-"
+        high = "inf" if ratio["high"] is None else f"{ratio['high']:.3f}"
+        return f"{ratio['ratio']:.3f} [{ratio['low']:.3f}, {high}]"
+
+    chips = report["hardware"]["chips"] if "hardware" in report else report["chips"]
+    worst = f"{chips['worst']:.5g}"
+    typer.echo(
+        f"{name}: error {report['error']:.5g}, over the best software row {shown(report['ratio'])}, over its own twin "
+        f"{shown(report['own_ratio'])}, worst of {chips['n']} chips {worst}, devices re-programmed "
+        f"{report['devices_reprogrammed']:.0f}"
+    )
