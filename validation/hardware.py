@@ -7,8 +7,8 @@
 
 Chips are crossed with tasks, both drawn at random, and every comparison is paired on the same tasks. The ratio that
 the margins are about is to the best software row of the same weights: at 32 bit, with updates that are not rounded;
-``own_ratio`` is to the twin that rounds as the hardware does. Each condition is a function of itself, the size and the seed, so that a
-study can be stopped and taken up again.
+``own_ratio`` is to the twin that rounds as the hardware does. Each condition is a function of itself, the size and the
+seed, so that a study can be stopped and taken up again.
 
 Reference: Ortner et al. 2025, Nature Communications 16:1243: the claim tested is that learning to learn makes up for
 the non-idealities of the devices.
@@ -81,7 +81,8 @@ class Condition:
     def name(self) -> str:
         """A name for it, good for a file."""
         weights = self.weights.replace("/", "_").removesuffix(".safetensors")
-        parts = [self.experiment, weights, self.noise_model.replace("/", "_"), f"{self.read_time_s:.0f}s"]
+        named = [] if weights.startswith(self.experiment) else [self.experiment]
+        parts = [*named, weights, self.noise_model.replace("/", "_"), f"{self.read_time_s:.0f}s"]
         parts += [f"{self.n_way}w{self.k_shot}s"] if self.experiment == "fewshot" else []
         parts += [f"on-{self.adapt_on}"] if self.adapt_on != "device" else []
         parts += [f"noise{self.noise_scale:g}"] if self.noise_scale != 1 else []
