@@ -112,9 +112,11 @@ class NoisyWeights:
             target = w
             if name in changes:
                 target = w + changes[name]
-                since = changes[name].detach() - self._changes.get(name, torch.zeros_like(w))
-                fresh = _error(target, self.noise, self._scales[name], self.generator)
-                self._errors[name] = torch.where(since != 0, fresh, self._errors[name])
+                before = self._changes.get(name, torch.zeros_like(w))
+                programmed = torch.nonzero(changes[name].detach() != before, as_tuple=True)
+                fresh = _error(target[programmed][:, None], self.noise, self._scales[name], self.generator)
+                self._errors[name] = self._errors[name].expand_as(target).clone()
+                self._errors[name][programmed] = fresh[:, 0]
                 self._changes[name] = changes[name].detach()
             placed[name] = target + self._errors[name]
         return placed
