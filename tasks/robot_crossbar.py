@@ -18,8 +18,12 @@ clipped and counted.
 
 **Time.** Programming ends at 0, for the chip and for its lessons; the last trial is read at ``read_time_s``. The
 accumulated read noise of the devices that a lesson leaves alone is drawn once a chip, and so is part of what makes
-chips differ; that of devices that it programs is drawn anew. Drift compensation knows sum |w| of each lesson's array
-exactly (``models.drift_compensation``), as it was programmed and now.
+chips differ; that of devices that it programs is drawn anew.
+
+**Drift compensation**, where the periphery has it, divides what is read, in every trial, by the slope of the weights of
+the lesson's array, as they are then, on their targets: sum w_T w / sum w_T^2, over the array or over each column. That
+is what calibration inputs measure, here without their noise. Sums of |w|, as in ``models.drift_compensation``, would
+count the devices' errors as signal.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from ovonic.models.array_products import ArrayReader
 from ovonic.models.array_trial import Cells, Converter, check_trainee, trials
 from ovonic.models.crossbar import ArrayState
 from ovonic.models.device_model import DeviceModel
-from ovonic.models.drift_compensation import exact_signature, factors
+from ovonic.models.drift_compensation import factors
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.models.layers import Spiking
 from ovonic.models.lif import masked
@@ -320,15 +324,15 @@ class TraineeChip:
         return weight, torch.zeros_like(weight) if load is None else load
 
     def _compensation(self, kind: str, weight: Tensor, patch: _Patch | None, cells: Cells | None, batch: int) -> Tensor:
-        """Digital factors against drift: sum |w| as programmed over sum |w| now, [1 or B, 1, columns]."""
-        then, now = self._read(self.state.g_prog)[0], weight
-        sums = [exact_signature(w).unsqueeze(0) for w in (then, now)]
+        """Digital factors against drift: sum w_T^2 over sum w_T w of the rows, [1 or B, 1, columns]."""
+        asked = self._read(self.state.g_target)[0]
+        sums = [(asked * w).sum(0).unsqueeze(0) for w in (asked, weight)]
         if patch is not None and cells is not None:
             columns, size = weight.shape[1], weight.numel()
             at, cell = patch.place // size * columns + patch.place % columns, patch.place % size
-            values = self._read(patch.state.g_prog)[0].squeeze(-1), cells.weight
-            for k, (base, value) in enumerate(zip((then, now), values, strict=True)):
-                moved = value.abs() - base.flatten()[cell].abs()
+            before, own = asked.flatten()[cell], self._read(patch.state.g_target)[0].squeeze(-1)
+            for k, (shared, value) in enumerate(((asked, own), (weight, cells.weight))):
+                moved = own * value - before * shared.flatten()[cell]
                 sums[k] = sums[k] + weight.new_zeros(batch * columns).index_add_(0, at, moved).reshape(batch, -1)
         return factors(sums[0], sums[1], kind).expand(sums[0].shape).unsqueeze(1)
 
