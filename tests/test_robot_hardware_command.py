@@ -12,6 +12,7 @@ import pytest
 
 from ovonic.__main__ import main
 from ovonic.adapters.weights_robot import save_robot
+from ovonic.models.fitted_model import FittedModel
 from ovonic.models.natural_eprop import InnerLoop
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, initial_pair
 from ovonic.tasks.trajectories import CoordinateCode
@@ -89,6 +90,15 @@ def test_the_options_reach_the_chip(weights: dict[str, Path]) -> None:
     assert chip["model"]["zero_targets"] == "noisy"
     periphery = chip["periphery"]
     assert (periphery["compensation"], periphery["adc_range"], periphery["w_noise"]) == ("global", 5, 0.035)
+
+
+def test_a_fitted_model(weights: dict[str, Path]) -> None:
+    file = weights["folder"] / "fitted.json"
+    model = dataclasses.asdict(FittedModel(name="ours", prog_coeff=(0.5,)))
+    file.write_text(json.dumps({"format": "ovonic/device-model/1", "model": model}))
+    found = result_of(f"{EVALUATE} --noise-model {shlex.quote(str(file))} --noise-scale 2", weights)["config"]["chip"]
+    assert (found["model"]["name"], found["model"]["prog_coeff"]) == ("ours", [0.5])
+    assert found["model"]["prog_scale"] == 2
 
 
 def test_without_adaptation_nothing_is_programmed(weights: dict[str, Path]) -> None:

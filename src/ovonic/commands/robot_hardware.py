@@ -121,7 +121,7 @@ class ChipOptions:
                 raise ConfigError(f"{option} {value}: software has no devices: add --hardware crossbar")
 
     def _model(self) -> DeviceModel:
-        from ovonic.models.pcm import device_model
+        from ovonic.adapters.fitted_models import resolve_device_model
 
         changes: dict[str, Any] = {}
         if self.noise_model != "none":
@@ -130,7 +130,7 @@ class ChipOptions:
                 "read_scale": self.noise_scale,
                 "zero_targets": self.zero_targets,
             }
-        return device_model(self.noise_model, **changes)
+        return resolve_device_model(self.noise_model, **changes)
 
 
 def check_hardware(hardware: str) -> None:
