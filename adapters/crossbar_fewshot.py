@@ -23,6 +23,7 @@ from ovonic.models.array_convolution import ArrayConvolution, RowBlock
 from ovonic.models.array_products import ArrayReader
 from ovonic.models.crossbar import ArrayState, advance, crop, expand, program, reprogram, weights
 from ovonic.models.device_readout import DeviceReadout, readout_scale
+from ovonic.models.drift_compensation import exact_signature, factors
 from ovonic.models.errors import ConfigError, nearest
 from ovonic.models.fewshot_chip import FewshotChip
 from ovonic.models.fewshot_cnn import FewshotCNN
@@ -44,7 +45,7 @@ class FewshotCrossbar:
     """The chip that is simulated. Attributes:
 
     model: of the devices (default ``pcm``).
-    periphery: converters, read noise of each product, wires, drift compensation.
+    periphery: converters, read noise of each product, drift compensation (by sums of |w| of a block, known exactly).
     split: how a weight fills the two devices of its polarity (``models.splitting``).
     verify: program-and-verify; None: one pulse a device, open loop.
     scale: full scale of a convolution: max |w| of each ``"column"`` or of the whole ``"layer"``; the digital side
@@ -78,6 +79,8 @@ class FewshotCrossbar:
         for name in ("image_range", "activation_range", "readout_adc_range", "readout_reads"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be positive")
+        if self.periphery.wire_ohm:
+            raise ConfigError("wire_ohm: the few-shot network is simulated without wire resistance")
         if self.readout_w_max is not None and not self.readout_w_max > 0:
             raise ConfigError(f"readout_w_max {self.readout_w_max}: must be positive")
 
@@ -107,7 +110,14 @@ class CrossbarReadout(DeviceReadout):
     @cached_property
     def _reader(self) -> ArrayReader:
         h = self.hardware
-        return ArrayReader.of(self.devices.g_read, h.model, h.readout_periphery, self.column_gain, self.column_offset)
+        return ArrayReader.of(
+            self.devices.g_read,
+            h.model,
+            h.readout_periphery,
+            self.column_gain,
+            self.column_offset,
+            _compensation(self.devices, h, keep=True),
+        )
 
     def _product(self, features: Tensor, generator: torch.Generator) -> Tensor:
         input_range = self.hardware.activation_range
@@ -224,7 +234,8 @@ class CrossbarChip(FewshotChip):
             blocks = []
             for block in self.layout.blocks_of(layer.name):
                 columns = (part if part is None else part[block.columns] for part in self.columns[block.array])
-                blocks.append(RowBlock(crop(states[block.array], block.rows, block.columns).g_read, *columns))
+                devices = crop(states[block.array], block.rows, block.columns)
+                blocks.append(RowBlock(devices.g_read, *columns, _compensation(devices, h)))
             deployed.convs[i] = ArrayConvolution(
                 blocks,
                 h.model,
@@ -237,6 +248,17 @@ class CrossbarChip(FewshotChip):
                 inputs=layer.inputs,
             )
         return deployed
+
+
+def _compensation(devices: ArrayState, hardware: FewshotCrossbar, keep: bool = False) -> Tensor | None:
+    """What products are multiplied by for their column's drift, [columns]; with ``keep`` [..., 1, columns]."""
+    kind = hardware.periphery.compensation
+    if kind is None:
+        return None
+    before = weights(devices._replace(g_read=devices.g_prog), hardware.model.g_max_us)
+    now = weights(devices, hardware.model.g_max_us)
+    scale = factors(exact_signature(before), exact_signature(now), kind).expand_as(now[..., 0, :])
+    return scale.unsqueeze(-2) if keep else scale
 
 
 def _rounded(

@@ -24,11 +24,13 @@ __all__ = ["ArrayConvolution", "RowBlock"]
 
 
 class RowBlock(NamedTuple):
-    """Some rows of a kernel on an array: conductances [4, rows, out] in uS; gain and offset of its columns, [out]."""
+    """Some rows of a kernel on an array: conductances [4, rows, out] in uS; of its columns gain and offset of the
+    converters and the digital factor behind them, [out]."""
 
     g_read: Tensor
     column_gain: Tensor | None = None
     column_offset: Tensor | None = None
+    scale: Tensor | None = None
 
 
 class ArrayConvolution(nn.Module):
@@ -65,8 +67,8 @@ class ArrayConvolution(nn.Module):
         self.heights = [block.g_read.shape[-2] for block in blocks]
         self.grouped = len(set(self.heights)) == 1 and self.heights[0] % kernel_size**2 == 0
         if self.grouped:
-            blocks = [RowBlock(*(_stacked([block[i] for block in blocks], 1 if i else 0) for i in range(3)))]  # type: ignore[arg-type]
-        self.readers = [ArrayReader.of(block[0], model, periphery, block[1], block[2]) for block in blocks]
+            blocks = [RowBlock(*(_stacked([block[i] for block in blocks], 1 if i else 0) for i in range(4)))]  # type: ignore[arg-type]
+        self.readers = [ArrayReader.of(block[0], model, periphery, *block[1:]) for block in blocks]
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

@@ -165,6 +165,8 @@ def deploy(
     check_layout(layout, module)
     model = device_model(noise_model) if isinstance(noise_model, str) else noise_model
     periphery = periphery or Periphery()
+    if periphery.compensation:
+        raise ConfigError(f"compensation {periphery.compensation!r}: chips of a deployment drift uncompensated")
     if drivers is None:
         if chips < 1:
             raise ConfigError(f"chips {chips}: at least 1")

@@ -87,6 +87,44 @@ def test_evaluate_on_hardware_beside_its_twin(trained: Path, tmp_path: Path, noi
     assert again["accuracy_per_update"] == r["accuracy_per_update"]
 
 
+def test_evaluate_on_the_crossbar_beside_its_twin(trained: Path, tmp_path: Path) -> None:
+    line = EVALUATE + " --hardware crossbar --noise-model hermes --chips 2 --read-time 2592000"
+    r = result_of(line, tmp_path / "r.json", out=trained)
+    assert r["chips"]["n"] == 2
+    assert r["chips"]["worst"] <= r["accuracy"]["mean"]
+    assert r["devices_reprogrammed"] == pytest.approx(sum(r["devices_reprogrammed_per_update"]))
+    assert 0 < r["devices_reprogrammed"] <= 4 * 4 * 5 * 8
+    energy = r["energy"]["adaptation"]["energy_j"]
+    assert 0 < energy["low"] < energy["typical"] < energy["high"]
+    assert {"inference", "deployment", "twin adaptation", "twin inference"} < r["energy"].keys()
+    assert r["config"]["chip"]["model"]["name"] == "hermes"
+    assert r["config"]["adapt_on"] == "device"
+    software = result_of(EVALUATE, tmp_path / "s.json", out=trained)
+    assert r["software"]["accuracy_per_update"] == software["accuracy_per_update"]
+    again = result_of(line, tmp_path / "again.json", out=trained)
+    assert again["accuracy_per_update"] == r["accuracy_per_update"]
+
+
+@pytest.mark.parametrize(("where", "reads"), [("software", 2), ("none", 1)])
+def test_learning_elsewhere_than_on_the_crossbar(trained: Path, tmp_path: Path, where: str, reads: int) -> None:
+    r = result_of(EVALUATE + f" --hardware crossbar --chips 1 --adapt-on {where}", tmp_path / "r.json", out=trained)
+    assert len(r["accuracy_per_update"]) == reads
+    assert len(r["devices_reprogrammed_per_update"]) == reads - 1
+    assert len(r["software"]["accuracy_per_update"]) == 5
+
+
+def test_options_of_the_chip_reach_it(trained: Path, tmp_path: Path) -> None:
+    line = EVALUATE + " --hardware crossbar --chips 1 --device-split set_and_tune --scale layer --zero-targets noisy"
+    line += " --reads 2 --verify 3 --noise-scale 0.5 --adc-range 7"
+    chip = result_of(line, tmp_path / "r.json", out=trained)["config"]["chip"]
+    assert (chip["split"], chip["scale"], chip["readout_reads"]) == ("set_and_tune", "layer", 2)
+    assert chip["verify"]["iterations"] == 3
+    assert chip["periphery"]["adc_range"] == 7
+    assert chip["periphery"]["w_noise"] == pytest.approx(0.5 * 0.0175)
+    model = chip["model"]
+    assert (model["zero_targets"], model["prog_scale"], model["read_scale"]) == ("noisy", 0.5, 0.5)
+
+
 def test_other_ways_and_few_bits(trained: Path, tmp_path: Path) -> None:
     r = result_of(EVALUATE + " --way 8 --shot 1 --precision 4 --updates 2", tmp_path / "r.json", out=trained)
     assert len(r["accuracy_per_update"]) == 3
@@ -101,7 +139,7 @@ def test_training_alphabets_are_called_no_result(
     assert len(r["config"]["seen_in_training"]) == 2
 
 
-@pytest.mark.parametrize("hardware", ["software", pytest.param("aihwkit", marks=pytest.mark.toolchain)])
+@pytest.mark.parametrize("hardware", ["software", "crossbar", pytest.param("aihwkit", marks=pytest.mark.toolchain)])
 def test_adapt_to_a_users_drawings(trained: Path, drawings: Path, tmp_path: Path, hardware: str) -> None:
     pytest.importorskip(hardware if hardware == "aihwkit" else "torch")
     line = "fewshot adapt {d}/support {d}/unknown -w {out}/weights.safetensors --hardware " + hardware
@@ -119,6 +157,16 @@ def test_two_runs_side_by_side(trained: Path, tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("fewshot evaluate -w {out}/weights.safetensors --hardware aihwkitt", "aihwkit"),
+        ("fewshot evaluate -w {out}/weights.safetensors --hardware crossbar --noise-model pmc", "pcm"),
+        ("fewshot evaluate -w {out}/weights.safetensors --hardware crossbar --adapt-on devise", "device"),
+        ("fewshot evaluate -w {out}/weights.safetensors --hardware crossbar --device-split fil", "fill"),
+        ("fewshot evaluate -w {out}/weights.safetensors --hardware crossbar --adc-range 0", "adc_range"),
+        (
+            "fewshot evaluate -w {out}/weights.safetensors --hardware crossbar --noise-model {out}/none.json",
+            "none.json",
+        ),
+        ("fewshot evaluate -w {out}/weights.safetensors --hardware aihwkit --reads 4", "--hardware crossbar"),
+        ("fewshot evaluate -w {out}/weights.safetensors --noise-model hermes", "software has no devices"),
         ("fewshot evaluate -w {out}/weights.safetensors --norm suport", "support"),
         ("fewshot evaluate -w {out}/weights.safetensors --data {out}/none.zip", "none.zip"),
         ("fewshot evaluate -w {out}/weights.safetensors --split tset", "test"),

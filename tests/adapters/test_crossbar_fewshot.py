@@ -288,3 +288,26 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, object], said:
 def test_a_read_out_larger_than_an_array_is_refused() -> None:
     with pytest.raises(ConfigError, match="8 rows and 40 columns: an array has 32 x 32"):
         CrossbarChip(network(8, 40), FewshotCrossbar(rows=32, columns=32), seed=0)
+
+
+@pytest.mark.parametrize("kind", ["global", "column"])
+def test_compensation_gives_the_signal_back(net: FewshotCNN, features: Tensor, kind: str) -> None:
+    """After a day: the products of every layer shrink without, and are again of the size they had with it."""
+    periphery = replace(Periphery.ideal(), compensation=kind)
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(3))
+
+    def sizes(hardware: FewshotCrossbar, read_time_s: float) -> list[float]:
+        chip = CrossbarChip(net, hardware, seed=0)
+        first = chip.convolutions(read_time_s).convs[0](images).abs().mean()
+        logits = chip.readout.at(read_time_s).logits(features[:1]).abs().mean()
+        return [float(first), float(logits)]
+
+    young = sizes(FewshotCrossbar(periphery=Periphery.ideal()), 0.0)
+    for y, old, kept in zip(
+        young,
+        sizes(FewshotCrossbar(periphery=Periphery.ideal()), DAY),
+        sizes(FewshotCrossbar(periphery=periphery), DAY),
+        strict=True,
+    ):
+        assert old < 0.8 * y
+        assert kept == pytest.approx(y, rel=0.1)

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from ovonic.tasks.fewshot import Learner
 
 __all__ = [
+    "ActivationRange",
     "AdaptOn",
     "AdcRange",
     "ChipOptions",
+    "Compensation",
     "DeviceSplit",
     "HardwareName",
     "NoiseModel",
@@ -65,6 +67,11 @@ AdcRange = Annotated[
     float, typer.Option(help="Full scale of the convolutions' ADCs, in currents of one row on a full device pair.")
 ]
 
+Compensation = Annotated[str, typer.Option(help="Digital drift compensation: none, global or column.")]
+ActivationRange = Annotated[
+    float, typer.Option(help="Full scale of the DACs behind a norm, in standard deviations of what it gives.")
+]
+
 HARDWARE = ("software", "crossbar", "aihwkit")
 TOLERANCE = 0.02
 """Error that program-and-verify accepts, in units of a device's full scale."""
@@ -83,6 +90,8 @@ class ChipOptions:
     verify: int = 0
     noise_scale: float = 1.0
     adc_range: float = 10.0
+    activation_range: float = 10.0
+    compensation: str = "none"
 
     def programs(
         self, net: FewshotCNN, readout_w_max: float | None, **how: Any
@@ -112,22 +121,27 @@ class ChipOptions:
     def crossbar(self, readout_w_max: float | None) -> FewshotCrossbar:
         """The crossbar's chip. Raises: ConfigError: an unknown choice."""
         from ovonic.adapters.crossbar_fewshot import FewshotCrossbar
-        from ovonic.models.pcm import device_model
+        from ovonic.adapters.fitted_models import resolve_device_model
         from ovonic.models.periphery import Periphery
         from ovonic.models.verify import Verify
 
         changes: dict[str, Any] = {}
-        if self.noise_model != "none":
+        if self.noise_scale != 1 and self.noise_model != "none":
             changes = {"prog_scale": self.noise_scale, "read_scale": self.noise_scale}
         if self.zero_targets is not None:
             changes["zero_targets"] = self.zero_targets
-        model = device_model(self.noise_model, **changes)
+        model = resolve_device_model(self.noise_model, **changes)
         return FewshotCrossbar(
             model,
-            Periphery(adc_range=self.adc_range, w_noise=self.noise_scale * Periphery.w_noise),
+            Periphery(
+                adc_range=self.adc_range,
+                w_noise=self.noise_scale * Periphery.w_noise,
+                compensation=None if self.compensation == "none" else self.compensation,
+            ),
             split=self.device_split,
             verify=Verify(self.verify, TOLERANCE * model.g_max_us) if self.verify else None,
             scale=self.scale,
+            activation_range=self.activation_range,
             readout_w_max=readout_w_max,
             readout_reads=self.reads,
         )

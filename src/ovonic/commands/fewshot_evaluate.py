@@ -20,9 +20,11 @@ from ovonic.commands.common import (
     write_json,
 )
 from ovonic.commands.fewshot_chips import (
+    ActivationRange,
     AdaptOn,
     AdcRange,
     ChipOptions,
+    Compensation,
     DeviceSplit,
     HardwareName,
     NoiseModel,
@@ -91,6 +93,8 @@ def evaluate(
     verify: VerifyPulses = 0,
     noise_scale: NoiseScale = 1.0,
     adc_range: AdcRange = 10.0,
+    activation_range: ActivationRange = 10.0,
+    compensation: Compensation = "none",
     batch: Annotated[int, typer.Option(min=1, help="Tasks at a time (couples them under --norm meta-batch).")] = 8,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -118,7 +122,17 @@ def evaluate(
     )
     learner = software_learner(net, updates=updates, precision=precision, norm=norm, seed=seed)
     options = ChipOptions(
-        hardware, noise_model, device_split, scale, zero_targets, reads, verify, noise_scale, adc_range
+        hardware,
+        noise_model,
+        device_split,
+        scale,
+        zero_targets,
+        reads,
+        verify,
+        noise_scale,
+        adc_range,
+        activation_range,
+        compensation,
     )
     chip, programs = options.programs(
         net,
