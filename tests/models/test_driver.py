@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from ovonic.adapters.recorded_chip import RecordingChip, ReplayingChip
@@ -174,4 +175,26 @@ def test_a_chip_that_counts_nothing_passes() -> None:
             return type(self.inner.counters)()
 
     findings = check_driver(Silent(), EXACT)
+    assert all(f.passed for f in findings), summary(findings)
+
+
+def test_the_driver_of_the_page_keeps_the_contract() -> None:
+    """docs/driver.md's class, on a port that is a simulated chip."""
+    page = Path(__file__).parents[2] / "docs" / "driver.md"
+    names: dict[str, Any] = {}
+    exec(page.read_text().split("```python\n")[1].split("```")[0], names)
+
+    class Port:
+        def __init__(self) -> None:
+            self.chip = chip()
+            self.multiply, self.conductances, self.wait = self.chip.mvm, self.chip.read, self.chip.advance
+
+        def pulse(self, array: int, row: int, column: int, device: int, g_us: float) -> None:
+            g = self.chip.states[array].g_target[:, row, column].clone()
+            g[device] = g_us
+            self.chip.program(array, torch.tensor([row]), torch.tensor([column]), g[:, None])
+
+    mine = names["MyChip"](Port())
+    mine.n_arrays, mine.rows, mine.columns = 2, 12, 10
+    findings = check_driver(mine, EXACT)
     assert all(f.passed for f in findings), summary(findings)
