@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+NUMBER = re.compile(r"\d*\.\d+")
 PAGE = Path(__file__).parents[1] / "docs" / "devices.md"
 
 
@@ -40,9 +42,16 @@ def test_a_single_read_is_noisier_than_all_noise_of_the_reading_in_microsiemens(
     assert example.cap_us(relative) == pytest.approx(0.2046, abs=1e-4)
 
 
+def _numbers(line: str) -> list[float]:
+    return [float(x) for x in NUMBER.findall(line)]
+
+
 @pytest.mark.parametrize("example", ["read_noise", "device_model"], indirect=True)
 def test_the_page_shows_what_the_examples_print(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every line, its numbers within 3 % (10 standard errors of 65,536 weights) or .01: a draw may differ."""
     example.main()
-    page = PAGE.read_text()
-    for line in capsys.readouterr().out.splitlines():
-        assert line in page, line
+    page = [line for line in PAGE.read_text().splitlines() if line]
+    for line in filter(None, capsys.readouterr().out.splitlines()):
+        text = NUMBER.sub("#", line)
+        alike = [other for other in page if NUMBER.sub("#", other) == text]
+        assert any(_numbers(line) == pytest.approx(_numbers(other), rel=0.03, abs=0.01) for other in alike), line

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ovonic.models.device_model import at_least, at_most
 from ovonic.models.errors import ConfigError
 from ovonic.models.pcm import DEVICE_MODELS, DeviceModel, device_model
 
@@ -231,6 +232,16 @@ def test_gradients_pass_to_the_target(name: str) -> None:
         assert (g_prog == 0).any()
     grad = torch.autograd.grad(g_prog.sum(), small)[0]
     assert (grad[g_prog == 0] != 0).all(), "straight through the clamp"
+
+
+def test_clamps_pass_every_kind_of_gradient() -> None:
+    """Reverse, forward and mapped: 1, also where the value is clamped; the values are those of a plain clamp."""
+    x = torch.tensor([-2.0, 0.0, 0.5, 3.0])
+    for clamp, plain in ((lambda v: at_least(v, 0.0), x.clamp(min=0)), (lambda v: at_most(v, 1.0), x.clamp(max=1))):
+        assert torch.equal(clamp(x), plain)
+        assert torch.equal(torch.func.vmap(torch.func.grad(clamp))(x), torch.ones(4))
+        assert torch.equal(torch.func.jvp(clamp, (x,), (torch.ones(4),))[1], torch.ones(4))
+        assert torch.equal(torch.func.jacrev(clamp)(x), torch.eye(4))
 
 
 @pytest.mark.parametrize("name", DRAWN)
