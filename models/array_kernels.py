@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ovonic.models.noise_kernels import BLOCK, compiled, fill_normals, inlined
+from ovonic.models.noise_kernels import compiled, fill_normals, inlined
 
-__all__ = ["NOT_BINARY", "filled", "finish", "prepare", "read_rows"]
+__all__ = ["MANY", "NOT_BINARY", "binary", "filled", "finish", "prepare", "read_rows"]
 
-NOT_BINARY = -1
-"""What ``read_rows`` returns where a binary input holds another number than 0 and 1."""
+NOT_BINARY, MANY = -1, -2
+"""What ``read_rows`` returns where it stops: an input other than 0 and 1; more rows than it may sum."""
 
 ROUNDER = np.float32(12582912.0)
 """1.5 2^23: adding and subtracting it rounds a float32 to an integer, half to even."""
@@ -67,11 +67,11 @@ def prepare(x: Any, rows: int, unsigned: bool, constants: Any, count: bool, u: A
 
 @compiled
 def finish(
-    y: Any, variance: Any, group: int, constants: Any, columns: Any, count: bool, key: Any, product: int, sign: int,
-    total: Any,
+    y: Any, variance: Any, group: int, constants: Any, columns: Any, count: bool, key: Any, product: int, room: Any,
+    sign: int, total: Any,
 ) -> int:  # fmt: skip
     """Noise and ADC of all inputs: added to ``total``. y and variance, [N, columns], are used up. Clips, if counted."""
-    noise = _noise(y, len(variance) > 0, constants, key, product)
+    noise = _noise(y, len(variance) > 0, constants, key, product, room)
     clips = 0
     for n in range(len(y)):
         m = n // group if len(columns) > 1 else 0
@@ -81,16 +81,18 @@ def finish(
 
 @compiled
 def read_rows(
-    x: Any, binary: bool, rows: int, unsigned: bool, matrix: Any, group: int, constants: Any, columns: Any,
-    count: bool, key: Any, product: int, sign: int, total: Any,
+    x: Any, binary: bool, rows: int, unsigned: bool, most: int, matrix: Any, group: int, constants: Any, columns: Any,
+    count: bool, key: Any, product: int, room: Any, sign: int, total: Any,
 ) -> Any:  # fmt: skip
     """A whole read by summing the rows of inputs that are not zero; x: [N, rows]; adds to ``total``.
 
-    Returns clips of the DAC (or ``NOT_BINARY``), of the ADC.
+    most: so many rows are summed at most. Returns clips of the DAC (or ``NOT_BINARY``, or ``MANY``), of the ADC.
     """
+    if binary and most < x.size and filled(x.reshape(x.size)) > most:
+        return MANY, 0
     inputs, n_columns = x.shape[1], total.shape[1]
     loaded = matrix.shape[2] > n_columns
-    noise = _noise(total, loaded, constants, key, product)
+    noise = _noise(total, loaded, constants, key, product, room)
     u, square, which = np.empty(inputs, np.float32), np.empty(inputs, np.float32), np.empty(inputs, np.int64)
     sums, variance = np.empty((1, n_columns), np.float32), np.empty((1 if loaded else 0, n_columns), np.float32)
     clips_dac, clips_adc = 0, 0
@@ -114,13 +116,12 @@ def read_rows(
 
 
 @compiled
-def _noise(like: Any, loaded: bool, constants: Any, key: Any, product: int) -> Any:
-    """Normal numbers, one a conversion, [N, columns]; or none."""
+def _noise(like: Any, loaded: bool, constants: Any, key: Any, product: int, room: Any) -> Any:
+    """Normal numbers, one a conversion, [N, columns], or none; in ``room``, a multiple of ``BLOCK``."""
     if not loaded and constants[5] == ZERO:
         return np.empty((0, like.shape[1]), np.float32)
-    noise = np.empty((like.size + BLOCK - 1) // BLOCK * BLOCK, np.float32)
-    fill_normals(key, product, noise)
-    return noise[: like.size].reshape(like.shape)
+    fill_normals(key, product, room)
+    return room[: like.size].reshape(like.shape)
 
 
 @inlined
@@ -163,6 +164,15 @@ def _beyond(x: Any, factor: Any, low: Any, high: Any) -> int:
         level = _level(x[i] * factor, high)
         found += (level > high) | (level < low)
     return found
+
+
+@compiled
+def binary(x: Any) -> bool:
+    """Whether every entry of x, flat, is 0 or 1."""
+    wrong = 0
+    for i in range(len(x)):
+        wrong += (x[i] != ZERO) & (x[i] != ONE)
+    return wrong == 0
 
 
 @compiled

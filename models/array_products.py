@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ovonic.models import array_kernels as kernels
+from ovonic.models.array_buffers import Pool, channels_last, columns_of, constants_of, flat, scratch
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.models.noise_kernels import NoiseStream
 from ovonic.models.periphery import Conversion, Periphery, adc, clipped, dac
@@ -47,6 +48,7 @@ Multiply = Callable[[Tensor, Tensor], Tensor]
 
 EMPTY = np.empty((0, 0), np.float32)
 EMPTY_TENSOR = torch.empty(0)
+IDEAL = constants_of(Periphery.ideal())
 
 
 class ProductModel(Protocol):
@@ -101,7 +103,7 @@ class ArrayReader:
         self.column_gain, self.column_offset, self.scale = column_gain, column_offset, scale
         self.saturation = Saturation() if count else None
         self._matrices: dict[int, _Matrices] = {}
-        self._columns = _columns(column_gain, column_offset, scale, plus)
+        self._columns = columns_of(column_gain, column_offset, scale, plus)
         self._compiled = (
             compiled
             and plus.device.type == "cpu"
@@ -109,9 +111,10 @@ class ArrayReader:
             and not self.weights.requires_grad
             and self._columns is not None
         )
-        self._constants = _constants(periphery)
+        self._constants = constants_of(periphery)
         *self._lead, self._rows, self._width = plus.shape
         self._arrays = math.prod(self._lead)
+        self._pool = Pool()
 
     @classmethod
     def of(
@@ -172,8 +175,14 @@ class ArrayReader:
         if not self._compiled or x.requires_grad or not x.is_cpu:
             return self._plain(x, noise, inputs, conversions, multiply or torch.matmul)
         x = x if x.dtype is torch.float32 else x.to(torch.float32)
-        if multiply is None and self._sparse(x):
-            return self._by_rows(x, noise, inputs, conversions)
+        if multiply is None:
+            if x.shape[-1] != self._rows or (self._lead and list(x.shape[:-2]) != self._lead):
+                raise ConfigError(f"inputs of shape {list(x.shape)}: expected {[*self._lead, 'S', self._rows]}")
+            total = self._by_rows(x, noise, inputs, conversions)
+            if total is not None:
+                return total
+            if not self._lead:
+                return self._dense_at_once(x, noise, inputs, conversions)
         return self._dense(x, noise, inputs, conversions, multiply or torch.matmul)
 
     def binary(self, z: Tensor, generator: torch.Generator | NoiseStream | None) -> Tensor:
@@ -203,25 +212,25 @@ class ArrayReader:
             self._matrices[bitlines] = _Matrices(w, load, fused)
         return self._matrices[bitlines]
 
-    def _sparse(self, x: Tensor) -> bool:
-        """Whether sums of rows are the faster product; checks that the inputs fit."""
-        if x.shape[-1] != self._rows or (self._lead and list(x.shape[:-2]) != self._lead):
-            raise ConfigError(f"inputs of shape {list(x.shape)}: expected {[*self._lead, 'S', self._rows]}")
-        size = x.numel()
-        return size <= SINGLE * self._rows * self._arrays or kernels.filled(_flat(x)) <= FEW * size
-
-    def _by_rows(self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...]) -> Tensor:
-        """The read by compiled sums of rows."""
-        flat = _flat(x).reshape(-1, self._rows)
-        group = max(1, len(flat) // self._arrays)
-        total = np.zeros((len(flat), self._width), np.float32)
+    def _by_rows(
+        self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...]
+    ) -> Tensor | None:
+        """The read by compiled sums of rows; None where dense products are faster."""
+        x_ = flat(x).reshape(-1, self._rows)
+        group = max(1, len(x_) // self._arrays)
         binary, unsigned, count = inputs == "binary", inputs == "unsigned", self.saturation is not None
+        if group > SINGLE and not binary and kernels.filled(x_.reshape(-1)) > FEW * x_.size:
+            return None
+        most = x_.size if group <= SINGLE else int(FEW * x_.size)
+        total, room = np.zeros((len(x_), self._width), np.float32), scratch(len(x_) * self._width)
         clips_dac = clips_adc = 0
         for c in conversions:
             clips_dac, clips = kernels.read_rows(
-                flat, binary, c.rows, unsigned, self._matrices_of(c.bitlines).fused, group, self._constants,
-                self._columns, count, noise.key, noise.drawn, c.sign, total,
+                x_, binary, c.rows, unsigned, most, self._matrices_of(c.bitlines).fused, group, self._constants,
+                self._columns, count, noise.key, noise.drawn, room, c.sign, total,
             )  # fmt: skip
+            if clips_dac == kernels.MANY:
+                return None
             if clips_dac == kernels.NOT_BINARY:
                 raise _not_binary()
             clips_adc += clips
@@ -229,13 +238,41 @@ class ArrayReader:
         self._add_clips(clips_dac, clips_adc)
         return torch.from_numpy(total if x.ndim == 2 else total.reshape(*x.shape[:-1], self._width))
 
+    def _dense_at_once(self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...]) -> Tensor:
+        """``_dense`` for one array, in memory that is used again."""
+        x_ = flat(x)
+        size = len(x_) // self._rows, self._rows, self._width
+        work = self._pool.take(size)
+        total = np.zeros((size[0], self._width), np.float32)
+        binary, unsigned, count = inputs == "binary", inputs == "unsigned", self.saturation is not None
+        if binary and not kernels.binary(x_):
+            raise _not_binary()
+        clips_dac = clips_adc = 0
+        with torch.no_grad():
+            for c in conversions:
+                w, load, _ = self._matrices_of(c.bitlines)
+                clips_dac = kernels.prepare(
+                    x_, c.rows, unsigned, IDEAL if binary else self._constants, count, work.u_, work.square_
+                )
+                torch.mm(work.u, w, out=work.y)
+                if load is not None:
+                    torch.mm(work.square, load, out=work.variance)
+                clips_adc += kernels.finish(
+                    work.y_, EMPTY if load is None else work.variance_, size[0] or 1, self._constants, self._columns,
+                    count, noise.key, noise.drawn, work.noise, c.sign, total,
+                )  # fmt: skip
+                noise.drawn += 1
+        self._pool.give(work, size)
+        self._add_clips(clips_dac, clips_adc)
+        return torch.from_numpy(total.reshape(*x.shape[:-1], self._width))
+
     def _dense(
         self, x: Tensor, noise: NoiseStream, inputs: str, conversions: tuple[Conversion, ...], multiply: Multiply
     ) -> Tensor:
-        """The read by dense products, between compiled converters."""
-        x = x if x.is_contiguous() or _channels_last(x) else x.contiguous()
+        """The read by any dense products, between compiled converters."""
+        x = x if x.is_contiguous() or channels_last(x) else x.contiguous()
         binary, unsigned, count = inputs == "binary", inputs == "unsigned", self.saturation is not None
-        if binary and bool(((x != 0) & (x != 1)).any()):
+        if binary and not kernels.binary(flat(x)):
             raise _not_binary()
         total, shape = None, x.shape
         clips_dac = clips_adc = 0
@@ -244,15 +281,15 @@ class ArrayReader:
             u, square = x, x
             if not binary:
                 u, square = torch.empty_like(x), EMPTY_TENSOR if load is None else torch.empty_like(x)
-                clips_dac = kernels.prepare(_flat(x), c.rows, unsigned, self._constants, count, _flat(u), _flat(square))
+                clips_dac = kernels.prepare(flat(x), c.rows, unsigned, self._constants, count, flat(u), flat(square))
             y = multiply(u, w)
-            shape, flat = y.shape, _flat(y).reshape(-1, self._width)
-            variance = EMPTY if load is None else _flat(multiply(square, load)).reshape(-1, self._width)
-            total = np.zeros(flat.shape, np.float32) if total is None else total
-            group = max(1, len(flat) // self._arrays)
+            shape, y_ = y.shape, flat(y).reshape(-1, self._width)
+            variance = EMPTY if load is None else flat(multiply(square, load)).reshape(-1, self._width)
+            total = np.zeros(y_.shape, np.float32) if total is None else total
             clips_adc += kernels.finish(
-                flat, variance, group, self._constants, self._columns, count, noise.key, noise.drawn, c.sign, total
-            )
+                y_, variance, max(1, len(y_) // self._arrays), self._constants, self._columns, count, noise.key,
+                noise.drawn, scratch(y_.size), c.sign, total,
+            )  # fmt: skip
             noise.drawn += 1
         self._add_clips(clips_dac, clips_adc)
         assert total is not None
@@ -309,34 +346,3 @@ class ArrayReader:
 
 def _not_binary() -> DataError:
     return DataError("a binary input holds another number than 0 and 1: read it as 'unsigned' or 'signed'")
-
-
-def _constants(p: Periphery) -> Any:
-    """What the kernels need of a periphery, in their order."""
-    dac_steps, adc_steps = (float(2 ** (bits - 1) - 1) if bits else 0.0 for bits in (p.dac_bits, p.adc_bits))
-    dac_step, per_range, adc_step = 1.0 / (dac_steps or 1.0), adc_steps / p.adc_range, p.adc_range / (adc_steps or 1.0)
-    return np.array([dac_steps, dac_step, per_range, adc_steps, adc_step, p.out_noise**2], np.float32)
-
-
-def _columns(gain: Tensor | None, offset: Tensor | None, scale: Tensor | float | None, plus: Tensor) -> Any:
-    """Gain, offset and scale as the kernels take them, [1 or M, 3, columns]; None: of a shape that they do not take."""
-    columns, arrays = plus.shape[-1], plus[..., 0, 0].numel()
-    rows = []
-    for value, neutral in ((gain, 1.0), (offset, 0.0), (scale, 1.0)):
-        row = torch.as_tensor(neutral if value is None else value, dtype=torch.float32)
-        if row.requires_grad or row.numel() not in (1, columns, arrays * columns):
-            return None
-        rows.append(row.cpu().reshape(-1, row.shape[-1] if row.ndim else 1))
-    height = max(len(row) for row in rows)
-    return np.ascontiguousarray(torch.stack([row.expand(height, columns) for row in rows], 1).numpy())
-
-
-def _channels_last(x: Tensor) -> bool:
-    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _flat(x: Tensor) -> Any:
-    """All entries, in order; of images that lie channels last in memory, in the order of their memory."""
-    if x.is_contiguous():
-        return x.numpy().reshape(-1)
-    return (x.permute(0, 2, 3, 1) if _channels_last(x) else x.contiguous()).numpy().reshape(-1)

@@ -41,7 +41,7 @@ class NoiseStream:
     """
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
-        self.key = np.uint64(int(torch.empty((), dtype=torch.int64).random_(generator=generator)))
+        self.key = torch.empty(1, dtype=torch.int64).random_(generator=generator).numpy().view(np.uint64)[0]
         self.drawn = 0
 
     def next(self) -> tuple[np.uint64, int]:

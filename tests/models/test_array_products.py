@@ -4,6 +4,7 @@ Noise: chi-square tests with fixed seeds; false-alarm rates are stated in each t
 """
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
+from ovonic.models import array_products
 from ovonic.models.array_products import ArrayReader, NoiseStream
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.models.periphery import Periphery, normal_like
@@ -74,22 +76,21 @@ def test_without_noise_and_rounding_it_is_the_product(
 @pytest.mark.parametrize("phases", [1, 2, 4])
 @pytest.mark.parametrize("model", [Quiet(), Noisy()])
 @pytest.mark.parametrize(("inputs", "samples"), [("signed", 3), ("signed", 40), ("unsigned", 40), ("binary", 40)])
-def test_all_paths_agree_noise_and_counts_included(phases: int, model: Quiet, inputs: str, samples: int) -> None:
-    """Same seed, same numbers: by rows, dense, plain. But for rounding, which moves few values by one step."""
+def test_all_paths_agree_noise_and_counts_included(
+    phases: int, model: Quiet, inputs: str, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same seed, same numbers, whichever path: but for rounding, which moves few values by one step."""
     g = _grid(4, 50, 30, most=8) + 1e-3
     gain, offset, scale = (torch.rand(30, generator=_seed(i)) + 0.5 for i in range(3))
     x = torch.randn(samples, 50, generator=_seed(3))
     x = _spikes(samples, 50) if inputs == "binary" else x
     p = Periphery(read_phases=phases, adc_range=2.0, out_noise=0.3)
     found = []
-    for path in ("rows", "dense", "plain"):
+    for path in ("rows", "dense", "dense, by the caller's product", "plain"):
+        monkeypatch.setattr(array_products, "FEW", 1.1 if path == "rows" else -1.0)
+        monkeypatch.setattr(array_products, "SINGLE", 0)
         reader = ArrayReader.of(g, model, p, gain, offset, scale, count=True, compiled=path != "plain")
-        arguments = x, NoiseStream(_seed(4)), inputs, p.conversions(inputs)
-        y = {
-            "rows": lambda r=reader, a=arguments: r._by_rows(*a),
-            "dense": lambda r=reader, a=arguments: r._dense(*a, torch.matmul),
-            "plain": lambda r=reader, a=arguments: r.product(a[0], a[1], a[2]),
-        }[path]()
+        y = reader.product(x, _seed(4), inputs, torch.matmul if "caller" in path else None)
         assert reader.saturation is not None
         found.append((y, reader.saturation.dac, reader.saturation.adc))
     step = 2.0 / 127 * scale
@@ -148,6 +149,23 @@ def test_a_batch_of_arrays_is_each_array_by_itself() -> None:
         every = ArrayReader.of(g, Quiet(), p, gain).product(inputs, None)
         for k in range(5):
             assert every[k].equal(ArrayReader.of(g[k], Quiet(), p, gain[k, 0]).product(inputs[k], None))
+
+
+def test_results_are_not_overwritten_by_later_products() -> None:
+    """The dense path uses its memory again; what it returned stays, in threads and for changing sizes too."""
+    g, p = _grid(4, 30, 20), Periphery()
+    xs = [torch.rand(n, 30, generator=_seed(n)) for n in (9, 9, 12, 9, 12, 12) * 20]
+    due = [ArrayReader.of(g, Quiet(), p).product(x, _seed(i)) for i, x in enumerate(xs)]
+    reader = ArrayReader.of(g, Quiet(), p)
+    one_by_one = [reader.product(x, _seed(i)) for i, x in enumerate(xs)]
+    with ThreadPoolExecutor(4) as pool:
+        threaded = list(pool.map(lambda i: reader.product(xs[i], _seed(i)), range(len(xs))))
+    for found in (one_by_one, threaded):
+        assert all(a.equal(b) for a, b in zip(found, due, strict=True))
+    with torch.inference_mode():
+        inside = reader.product(xs[0], _seed(0))
+    assert inside.equal(due[0])
+    assert reader.product(xs[0], _seed(0)).equal(due[0])
 
 
 def test_wires_reach_the_product() -> None:
