@@ -57,7 +57,7 @@ def device_model_from(path: str | Path) -> FittedModel:
         raise DataError(f"{path}: format {found!r}; a device model of {FORMAT!r} is due (ovonic crossbar fit)")
     try:
         return _model(data.get("model"))
-    except ConfigError as error:
+    except (ConfigError, DataError) as error:
         raise DataError(f"{path}: {error}") from None
 
 

@@ -57,7 +57,7 @@ def chi2_test(name: str, chi2: float, dof: int, if_not: str) -> Test:
 
 def bins_of(x: Array, least: int, most: int = 20) -> list[NDArray[np.intp]]:
     """Indices of bins of about equal size along ``x``, equal values kept together, ``least`` entries or more each."""
-    values, first = np.unique(x, return_index=False, return_inverse=True)
+    values, first = np.unique(x, return_inverse=True)
     sizes = np.bincount(first)
     wanted = max(len(x) // max(most, 1), least)
     groups: list[list[int]] = [[]]
@@ -69,7 +69,8 @@ def bins_of(x: Array, least: int, most: int = 20) -> list[NDArray[np.intp]]:
             groups.append([])
             held = 0
     if held < least and len(groups) > 1:
-        groups[-2] += groups.pop()
+        rest = groups.pop()
+        groups[-1] += rest
     return [np.flatnonzero(np.isin(first, group)) for group in groups if group]
 
 

@@ -62,10 +62,9 @@ class FittedModel(PowerLawDevices):
             raise ConfigError(f"nu_knots {self.nu_knots}: must rise")
         if min(self.nu_sigma) < 0:
             raise ConfigError(f"nu_sigma {self.nu_sigma}: must be 0 or more")
-        if not 0 <= self.q_scale < math.inf or not math.isfinite(self.q_power) or not 0 < self.q_floor <= 1:
+        if not math.isfinite(self.q_power) or not 0 < self.q_floor <= 1:
             raise ConfigError(
-                f"q_scale {self.q_scale}, q_power {self.q_power}, q_floor {self.q_floor}: a scale of 0 or more, a "
-                "finite power, and a floor in 0..1 are due"
+                f"q_power {self.q_power}, q_floor {self.q_floor}: a finite power, and a floor in 0..1 are due"
             )
 
     def fitted_sigma(self, g_target: Tensor) -> Tensor:

@@ -232,7 +232,7 @@ def _drift(fits: DeviceFits, most: int) -> tuple[Array, Array, Array, dict[str, 
     names = [f"{of} at w = {math.exp(node):.3g}" for of in ("nu_mean", "ln nu_sigma") for node in nodes]
     found = intervals(names, best, covariance)
     parameters = {
-        key.removeprefix("ln "): Parameter(*map(math.exp, p)) if key.startswith("ln ") else p
+        key.removeprefix("ln "): Parameter(*np.exp(np.clip(p, -700, 700)).tolist()) if key.startswith("ln ") else p
         for key, p in found.items()
     }
     z = (fits.nu - hats @ mu) / np.sqrt((hats @ sigma) ** 2 + fits.nu_error**2)
