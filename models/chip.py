@@ -36,6 +36,7 @@ class SimulatedChip:
         rows, columns: size of each array, in cells.
         verify: program-and-verify instead of one pulse a device.
         faults: how devices fail from the start; its ``levels`` are those that targets are rounded to.
+    Raises: ConfigError: no array, row or column; a periphery that compensates drift, which is done above a chip.
 
     Attributes:
         states: the devices of each array; now_s: the clock; counters: what was done.
@@ -59,6 +60,11 @@ class SimulatedChip:
         for name, value in (("n_arrays", n_arrays), ("rows", rows), ("columns", columns)):
             if value < 1:
                 raise ConfigError(f"{name} {value}: at least 1")
+        if periphery.compensation is not None:
+            raise ConfigError(
+                f"compensation {periphery.compensation!r}: a chip answers uncompensated; scale what it answers by "
+                "models.drift_compensation"
+            )
         self.n_arrays, self.rows, self.columns = n_arrays, rows, columns
         self.g_max_us = model.g_max_us
         self.model, self.periphery, self.seed, self.verify = model, periphery, seed, verify

@@ -224,6 +224,22 @@ def test_sizes_that_mean_nothing_are_refused(name: str, value: int) -> None:
         )
 
 
+def test_compensation_is_refused_rather_than_left_out() -> None:
+    with pytest.raises(ConfigError, match="compensation 'global': a chip answers uncompensated"):
+        chip(periphery=Periphery(compensation="global"))
+
+
+def test_wires_that_resist_lower_a_product() -> None:
+    ideal = Periphery.ideal()
+    one, other = chip("none", ideal), chip("none", Periphery(0, 0, out_noise=0.0, w_noise=0.0, wire_ohm=20.0))
+    for each in (one, other):
+        r, c = torch.arange(6), torch.zeros(6, dtype=torch.int64)
+        each.program(0, r, c, torch.tensor([25.0, 0.0, 25.0, 0.0])[:, None].expand(4, 6))
+    straight, lossy = (float(each.mvm(0, torch.ones(6), ROWS, slice(0, 1))) for each in (one, other))
+    assert straight == pytest.approx(6.0, abs=1e-5)
+    assert 4.0 < lossy < 5.99
+
+
 def test_counters_add_subtract_and_refuse_unknown_names() -> None:
     one = Counters(pulses=3)
     one.add(mvms=2, pulses=1)
