@@ -5,8 +5,9 @@ Two kinds of evidence for ``pcm``, ``hermes`` and ``hermes-pair``:
 - exact: aihwkit's random numbers replaced by a constant, so that its sigmas can be read off, and compared with ours on
   a grid of conductances and over six decades of time;
 - statistical: draws of both, n = 40,000 each, by Kolmogorov and Smirnov (5e-6 a test, 105 tests) and by mean and
-  standard deviation (5 standard errors, 6e-7 a test, 210 tests): false alarm below 7e-4 for the file. They would find a
-  sigma wrong by 3 %, a mean by 4 % of a sigma, another shape by a distance of .018. Seeds are fixed.
+  standard deviation (5 standard errors, 6e-7 a test, 210 tests): false alarm below 7e-4 for the file. They would find
+  a sigma of what is sampled wrong by 3 %, a mean by 4 % of a sigma, another shape by a distance of .018; read noise
+  that is 4 % wrong hides in a HERMES device's programming error, and is left to the exact test. Seeds are fixed.
 """
 
 from __future__ import annotations
