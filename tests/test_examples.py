@@ -77,3 +77,12 @@ def test_another_network_is_told_apart(robot: Robot, tmp_path: Path, monkeypatch
     found = example.travel(robot.pair.trainee, movement, tmp_path / "trainee.nir", ["norse"])["norse"]
     assert found.different > 0
     assert found.tip_mm > 1
+
+
+@pytest.mark.parametrize("network", ["torch", "snntorch"])
+def test_a_network_of_your_own_is_deployed(network: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip(network, reason=f"needs {network}: pip install 'ovonic[{network}]'")
+    found = _example("deploy_your_network").main([network, "--chips", "2", "--updates", "100"])
+    assert found["software"]["mean"] > 0.8
+    assert abs(found["difference"]["mean"]) < 0.1
+    assert "weights on 1 arrays" in capsys.readouterr().out
