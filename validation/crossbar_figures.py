@@ -93,7 +93,8 @@ def conductance_figure(layout: Layout, g: Sequence[Tensor], g_max_us: float, *, 
     bar.set_label("G+ − G− (µS)")
     alt = f"Conductances of {len(layout.arrays)} arrays: red cells hold negative weights, blue ones positive."
     caption = (
-        "Difference of the polarities of each cell. Rows are wordlines (inputs), columns pairs of bitlines (outputs)."
+        f"Difference of the polarities of each cell; {2 * g_max_us:g} µS is full scale; {1 - SHOWN:.0%} of the "
+        "conducting cells lie beyond the colours. Rows are wordlines (inputs), columns pairs of bitlines (outputs)."
     )
     return finish(figure, _captioned(caption, layout, setting), alt)
 

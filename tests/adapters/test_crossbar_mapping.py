@@ -69,7 +69,7 @@ class TestPaper:
         assert "882400 weights on 20 arrays, 67.3% of 1310720 cells" in str(layout)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     networks(),
     st.integers(8, 64),
