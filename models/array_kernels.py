@@ -24,9 +24,6 @@ ROUNDER = np.float32(12582912.0)
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
-CHUNK = 8
-"""Zeros are skipped by so many."""
-
 
 @inlined
 def _limited(x: Any, low: Any, high: Any) -> Any:
@@ -93,7 +90,7 @@ def read_rows(
     inputs, n_columns = x.shape[1], total.shape[1]
     loaded = matrix.shape[2] > n_columns
     noise = _noise(total, loaded, constants, key, product, room)
-    u, square, which = np.empty(inputs, np.float32), np.empty(inputs, np.float32), np.empty(inputs, np.int64)
+    u, square, which = np.empty(inputs, np.float32), np.empty(inputs, np.float32), np.empty(inputs, np.int32)
     sums, variance = np.empty((1, n_columns), np.float32), np.empty((1 if loaded else 0, n_columns), np.float32)
     clips_dac, clips_adc = 0, 0
     for n in range(len(x)):
@@ -186,20 +183,11 @@ def filled(x: Any) -> int:
 
 @inlined
 def _nonzero(x: Any, which: Any, values: Any) -> int:
-    """The entries of x that are not zero, in order, and where they are; how many."""
-    found, i = 0, 0
-    while i + CHUNK <= len(x):
-        some = False
-        for k in range(CHUNK):
-            some |= x[i + k] != ZERO
-        if some:
-            for k in range(i, i + CHUNK):
-                which[found], values[found] = k, x[k]
-                found += x[k] != ZERO
-        i += CHUNK
-    for k in range(i, len(x)):
-        which[found], values[found] = k, x[k]
-        found += x[k] != ZERO
+    """The entries of x that are not zero, in order, and where they are; how many. No branches: spikes surprise them."""
+    found = 0
+    for i in range(len(x)):
+        which[found], values[found] = i, x[i]
+        found += x[i] != ZERO
     return found
 
 
