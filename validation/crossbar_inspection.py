@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from ovonic.adapters.crossbar_exports import placed_cells
@@ -112,8 +113,8 @@ def inspection_figure(image: CrossbarImage, *, setting: str = "") -> Figure:
     inspection = inspect_image(image)
     age = lasting(inspection.oldest_s)
     text = (
-        f"{setting + ': ' if setting else ''}devices with a target above 0 uS on the left, weights of every layer on "
-        f"the right; {image.model.name}, oldest device {age}."
+        f"{setting + ': ' if setting else ''}devices with a target above 0 uS on the left; on the right the weights of "
+        f"every layer with an error (the six largest layers); {image.model.name}, oldest device {age}."
     )
     worst = max(inspection.layers, key=lambda layer: layer.error_now)
     alt = (
@@ -134,22 +135,25 @@ def _conductances(axes: Axes, image: CrossbarImage, states: list[ArrayState]) ->
         axes.plot([], [], color=colour, linestyle=style, label=label)
     axes.set(xlabel="conductance, uS", ylabel="devices", title="Conductances", xlim=(0, top), yscale="log")
     axes.set_ylim(bottom=0.8)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:g}"))
     axes.legend()
 
 
 def _errors(axes: Axes, image: CrossbarImage, states: list[ArrayState]) -> None:
     g_max = image.model.g_max_us
     errors = [100 * (decoded(s.g_read, g_max) - decoded(s.g_target, g_max)).flatten() for s in states]
-    shown = sorted(zip(image.layout.layers, errors, strict=True), key=lambda pair: -len(pair[1]))[: len(SERIES)]
-    most = max(0.5, *(float(np.quantile(error.abs().numpy(), 0.99)) for _, error in shown)) * 1.1
+    noisy = [pair for pair in zip(image.layout.layers, errors, strict=True) if bool((pair[1] != 0).any())]
+    shown = sorted(noisy, key=lambda pair: -len(pair[1]))[: len(SERIES)]
+    most = 1.1 * max([0.5, *(float(np.quantile(error.abs().numpy(), 0.99)) for _, error in shown)])
     for (layer, error), (colour, style, _) in zip(shown, SERIES, strict=False):
-        edges = np.linspace(-most, most, 41 if len(error) > 4000 else 21)
+        edges = np.linspace(-most, most, 42 if len(error) > 4000 else 22)
         density, _ = np.histogram(error.numpy(), edges)
         axes.stairs(100 * density / len(error) / (edges[1] - edges[0]), edges, color=colour, linestyle=style)
         axes.plot([], [], color=colour, linestyle=style, label=layer.name)
     axes.set(xlabel="error, % of full scale", ylabel="% of a layer's weights, a %", xlim=(-most, most))
     axes.set_title("Weights: read now - asked for")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if shown:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _devices(image: CrossbarImage, layer: str) -> ArrayState:

@@ -6,6 +6,7 @@ import typer
 
 from ovonic.commands.crossbar_cost import cost
 from ovonic.commands.crossbar_export import export, import_chip
+from ovonic.commands.crossbar_fit import fit
 from ovonic.commands.crossbar_inspect import drift, inspect
 from ovonic.commands.crossbar_map import map_source
 from ovonic.commands.crossbar_program import program
@@ -17,4 +18,5 @@ app.command()(inspect)
 app.command()(drift)
 app.command()(export)
 app.command("import")(import_chip)
+app.command()(fit)
 app.command()(cost)

@@ -31,6 +31,9 @@ def inspect(
     figure: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw conductances and errors (png, svg or pdf).")
     ] = None,
+    arrays: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the arrays, cell by cell, as they read now.")
+    ] = None,
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -45,6 +48,11 @@ def inspect(
     write_json(json, "crossbar-inspect", _result(image, inspection), {"chip": chip, "command": command_line()})
     if figure is not None:
         save_figure(inspection_figure(image, setting=chip.name), figure, quiet)
+    if arrays is not None:
+        from ovonic.validation.crossbar_figures import conductance_figure
+
+        drawn = conductance_figure(image.layout, image.conductances(), image.model.g_max_us, setting=chip.name)
+        save_figure(drawn, arrays, quiet)
 
 
 def drift(
