@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class FittedModel(PowerLawDevices):
         q_scale, q_power, q_floor: c, p and w_floor of the read noise.
     """
 
+    independent: ClassVar[bool] = True
     name: str = "fitted"
     g_max_us: float = 25.0
     t_0_s: float = 20.0

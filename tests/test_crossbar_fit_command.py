@@ -85,6 +85,6 @@ def test_the_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     example.main(tmp_path)
     said = capsys.readouterr().out
     assert "contradicted by the data: nothing" in said
-    first, later = (float(line.split()[-8]) for line in said.splitlines()[-2:])
+    first, later = (float(line.split("weights ")[1].split()[0]) for line in said.splitlines()[-2:])
     assert 0.01 < first < 0.05 < later < 0.3
     assert device_model_from(tmp_path / "device_model.json").name == "my devices"
