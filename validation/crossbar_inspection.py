@@ -150,7 +150,7 @@ def _errors(axes: Axes, image: CrossbarImage, states: list[ArrayState]) -> None:
         density, _ = np.histogram(error.numpy(), edges)
         axes.stairs(100 * density / len(error) / (edges[1] - edges[0]), edges, color=colour, linestyle=style)
         axes.plot([], [], color=colour, linestyle=style, label=layer.name)
-    axes.set(xlabel="error, % of full scale", ylabel="% of a layer's weights, a %", xlim=(-most, most))
+    axes.set(xlabel="error, % of full scale", ylabel="weights, % per % of full scale", xlim=(-most, most))
     axes.set_title("Weights: read now - asked for")
     if shown:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -51,7 +51,7 @@ def inspect(
     if arrays is not None:
         from ovonic.validation.crossbar_figures import conductance_figure
 
-        drawn = conductance_figure(image.layout, image.conductances(), image.model.g_max_us, setting=chip.name)
+        drawn = conductance_figure(image.layout, image.conductances(), image.model.g_max_us, setting=f"{chip.name}.")
         save_figure(drawn, arrays, quiet)
 
 

@@ -80,7 +80,7 @@ def map_source(
     if figure is not None:
         from ovonic.validation.crossbar_figures import layout_figure
 
-        save_figure(layout_figure(layout, setting=source), figure, quiet)
+        save_figure(layout_figure(layout, setting=f"{source}."), figure, quiet)
 
 
 def described(layout: Layout) -> dict[str, Any]:
