@@ -45,7 +45,7 @@ class PlacedChip:
         _fits(layout, driver)
         self.layout, self.driver, self.split = layout, driver, split_named(split)
         self.held: dict[str, Any] = {layer.name: weights.get(layer.name) for layer in layout.layers}
-        self.targets = targets(layout, _present(self.held), driver.g_max_us, self.split)
+        self.targets = [t.detach() for t in targets(layout, _present(self.held), driver.g_max_us, self.split)]
         for target in self.targets:
             if target.ndim != 3:
                 raise ConfigError(f"weights: copies {tuple(target.shape[:-3])}; a chip holds one of each")
@@ -76,7 +76,7 @@ class PlacedChip:
                 raise ConfigError(f"weights {name!r}: {nearest(name, self.held)}")
         before = self.driver.counters.copy()
         held = self.held | dict(weights)
-        wanted = targets(self.layout, held, self.driver.g_max_us, self.split)
+        wanted = [t.detach() for t in targets(self.layout, held, self.driver.g_max_us, self.split)]
         for array, (target, old) in enumerate(zip(wanted, self.targets, strict=True)):
             if target.shape != old.shape:
                 raise ConfigError(f"weights: copies {tuple(target.shape[:-3])}; a chip holds one of each")
@@ -155,7 +155,7 @@ class PlacedTrials:
         self.touched = []
         for array, target in enumerate(targets(self.layout, wanted, chip.g_max_us, self.split)):
             state = self.states[array]
-            g_target = to_levels(target.to(state.g_target.dtype), chip.g_max_us, chip.faults.levels)
+            g_target = to_levels(target.detach().to(state.g_target.dtype), chip.g_max_us, chip.faults.levels)
             g_target = g_target[..., *self.used[array]]
             if g_target.ndim > state.g_target.ndim:
                 state = expand(state, len(g_target))
