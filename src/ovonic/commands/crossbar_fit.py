@@ -81,7 +81,7 @@ def _print(made: Fit, out: Path) -> None:
     for name, p in made.parameters.items():
         typer.echo(f"  {name:<28}{p.value:>11.4g}  [{p.low:.4g}, {p.high:.4g}]")
     for what, share in made.r_squared.items():
-        typer.echo(f"  R², {what:<28}{share:.3f}")
+        typer.echo(f"  R², {what:<36}{share:.3f}")
     for test in made.tests:
         typer.echo(f"  {test.name:<30} χ²/dof {test.chi2_per_dof:.2f} ({test.dof}), p {test.p_value:.2g}")
     for warning in made.warnings:
