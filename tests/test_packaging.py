@@ -70,7 +70,7 @@ def test_importing_ovonic_costs_nothing() -> None:
 
 def test_the_face_of_the_package() -> None:
     assert ovonic.__version__ == version("ovonic") == PYPROJECT["project"]["version"]
-    assert set(ovonic.__all__) == {"__version__", "compare", "load", "weights"}
+    assert set(ovonic.__all__) == {"__version__", "compare", "deploy", "load", "weights"}
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         ovonic.lod  # noqa: B018
 
