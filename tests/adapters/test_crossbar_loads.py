@@ -41,7 +41,7 @@ def test_a_simulated_trial_counts_what_the_closed_form_says() -> None:
     pair = initial_pair(seed=1)
     layout = trainee_layout(pair.trainee)
     chip = SimulatedChip(1, device_model("none"), Periphery.ideal(), seed=3)
-    placed = PlacedChip.program(layout, pair.trainee.weights, chip)
+    placed = PlacedChip.program(layout, pair.trainee.weights(), chip)
     closed = robot_counts(loads_of(layout), steps=6, lsg="elsewhere")
     assert chip.counters.devices_programmed == closed["deployment"].devices_programmed - 4 * 250  # masked diagonal
     before = chip.counters.copy()
