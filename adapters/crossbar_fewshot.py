@@ -56,7 +56,7 @@ class FewshotCrossbar:
     readout_w_max: full scale of the read-out, fixed before anything is learned; None: ``readout_scale``.
     readout_adc_range: as ``Periphery.adc_range``, for the columns of the read-out, whose few and small weights use
         less than half of 10.
-    readout_reads: products averaged digitally at each read of the read-out.
+    reads, readout_reads: products averaged digitally at each read of the convolutions, and of the read-out.
     """
 
     model: DeviceModel = field(default_factory=lambda: device_model("pcm"))
@@ -70,13 +70,14 @@ class FewshotCrossbar:
     activation_range: float = 10.0
     readout_w_max: float | None = None
     readout_adc_range: float = 5.0
+    reads: int = 1
     readout_reads: int = 1
 
     def __post_init__(self) -> None:
         split_named(self.split)
         if self.scale not in SCALES:
             raise ConfigError(f"scale {self.scale!r}: {nearest(self.scale, SCALES)}")
-        for name in ("image_range", "activation_range", "readout_adc_range", "readout_reads"):
+        for name in ("image_range", "activation_range", "readout_adc_range", "reads", "readout_reads"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be positive")
         if self.periphery.wire_ohm:
@@ -233,9 +234,9 @@ class CrossbarChip(FewshotChip):
             layer = self.layout.layer(f"convs.{i}.weight")
             blocks = []
             for block in self.layout.blocks_of(layer.name):
-                columns = (part if part is None else part[block.columns] for part in self.columns[block.array])
+                gain, offset = (part if part is None else part[block.columns] for part in self.columns[block.array])
                 devices = crop(states[block.array], block.rows, block.columns)
-                blocks.append(RowBlock(devices.g_read, *columns, _compensation(devices, h)))
+                blocks.append(RowBlock(devices.g_read, gain, offset, _compensation(devices, h)))
             deployed.convs[i] = ArrayConvolution(
                 blocks,
                 h.model,
@@ -246,6 +247,7 @@ class CrossbarChip(FewshotChip):
                 input_range=layer.input_range,
                 w_max=torch.tensor(layer.w_max),
                 inputs=layer.inputs,
+                reads=h.reads,
             )
         return deployed
 

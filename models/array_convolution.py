@@ -53,17 +53,18 @@ class ArrayConvolution(nn.Module):
         input_range: float,
         w_max: Tensor | float,
         inputs: str = "signed",
+        reads: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         """Prepare the blocks, in the order of their rows.
 
         Args: input_range: full scale of the DAC in the units of the images; w_max: weight of a device pair at full
-            scale, one number or [out]; inputs: one of ``models.periphery.INPUTS``.
+            scale, one number or [out]; inputs: one of ``models.periphery.INPUTS``; reads: products that are averaged.
         """
         super().__init__()
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.input_range, self.inputs, self.generator = input_range, inputs, generator
-        self.scale = torch.as_tensor(w_max, dtype=torch.float32) * input_range
+        self.input_range, self.inputs, self.reads, self.generator = input_range, inputs, reads, generator
+        self.scale = torch.as_tensor(w_max, dtype=torch.float32) * (input_range / reads)
         self.heights = [block.g_read.shape[-2] for block in blocks]
         self.grouped = len(set(self.heights)) == 1 and self.heights[0] % kernel_size**2 == 0
         if self.grouped:
@@ -74,16 +75,18 @@ class ArrayConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels, H, W] -> [N, out, H', W'] (channels last in memory)."""
         x = x / self.input_range
+        total = torch.zeros(())
         if self.grouped:
             x = x.contiguous(memory_format=torch.channels_last)
-            y = self.readers[0].product(x, self.generator, self.inputs, self._convolve)
-            total = y.sum(0) if len(y) > 1 else y[0]
+            for _ in range(self.reads):
+                y = self.readers[0].product(x, self.generator, self.inputs, self._convolve)
+                total = total + (y.sum(0) if len(y) > 1 else y[0])
         else:
-            total = torch.zeros(())
             rows = F.unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)
             rows = rows.transpose(1, 2).flatten(0, 1)
             for reader, u in zip(self.readers, rows.split(self.heights, dim=1), strict=True):
-                total = total + reader.product(u, self.generator, self.inputs)
+                for _ in range(self.reads):
+                    total = total + reader.product(u, self.generator, self.inputs)
         height, width = ((side + 2 * self.padding - self.kernel_size) // self.stride + 1 for side in x.shape[2:])
         return (total * self.scale).view(len(x), height, width, -1).permute(0, 3, 1, 2)
 

@@ -65,10 +65,19 @@ def task_energy(counts: dict[str, Counts], costs: Costs | None = None) -> dict[s
 
 
 def _loads(net: FewshotCNN, hardware: FewshotCrossbar) -> Sequence[Load]:
-    """Each layer's load, with the phases of this chip's reads."""
+    """Each layer's load, with the phases of this chip's reads, each averaged read counted."""
     h = hardware
     layout = cnn_layout(net, rows=h.rows, columns=h.columns)
-    return [
-        replace(load, phases=h.periphery.phases(layer.inputs))
-        for load, layer in zip(loads_of(layout), layout.layers, strict=True)
-    ]
+    loads = []
+    for load, layer in zip(loads_of(layout), layout.layers, strict=True):
+        reads = h.readout_reads if layer.kind == "linear" else h.reads
+        loads.append(
+            replace(
+                load,
+                mvms=load.mvms * reads,
+                in_sequence=load.in_sequence * reads,
+                conversions=load.conversions * reads,
+                phases=h.periphery.phases(layer.inputs),
+            )
+        )
+    return loads

@@ -117,7 +117,7 @@ def test_options_of_the_chip_reach_it(trained: Path, tmp_path: Path) -> None:
     line = EVALUATE + " --hardware crossbar --chips 1 --device-split set_and_tune --scale layer --zero-targets noisy"
     line += " --reads 2 --verify 3 --noise-scale 0.5 --adc-range 7"
     chip = result_of(line, tmp_path / "r.json", out=trained)["config"]["chip"]
-    assert (chip["split"], chip["scale"], chip["readout_reads"]) == ("set_and_tune", "layer", 2)
+    assert (chip["split"], chip["scale"], chip["reads"]) == ("set_and_tune", "layer", 2)
     assert chip["verify"]["iterations"] == 3
     assert chip["periphery"]["adc_range"] == 7
     assert chip["periphery"]["w_noise"] == pytest.approx(0.5 * 0.0175)

@@ -168,6 +168,12 @@ def test_products_of_a_task_are_counted_by_hand(net: FewshotCNN) -> None:
     assert later["inference"].mvms == 12 * (image + 1) + 8 * image, "supports are read again"  # type: ignore[attr-defined]
 
 
+def test_every_averaged_read_is_counted(net: FewshotCNN) -> None:
+    given = {"n_way": WAY, "supports": 8, "queries": 12, "updates": 4, "devices_reprogrammed": 100.0}
+    counts = task_counts(net, FewshotCrossbar(reads=3, readout_reads=2), **given)  # type: ignore[arg-type]
+    assert counts["inference"].mvms == 12 * (3 * (196 + 49 + 16 + 4) + 2)
+
+
 def test_where_learning_takes_place_is_what_it_costs(net: FewshotCNN) -> None:
     device, software, none = (counts_of(net, adapt_on=where) for where in ("device", "software", "none"))
     assert software["adaptation"].macs == software["twin adaptation"].macs  # type: ignore[attr-defined]

@@ -53,7 +53,7 @@ DeviceSplit = Annotated[
 ]
 Scale = Annotated[str, typer.Option(help="What shares a full scale in the convolutions: column or layer.")]
 ZeroTargets = Annotated[str | None, typer.Option(help="Devices of target 0: reset (exactly 0) or noisy.")]
-Reads = Annotated[int, typer.Option(min=1, help="Products that are averaged at each read of the read-out.")]
+Reads = Annotated[int, typer.Option(min=1, help="Products that are averaged in every read.")]
 VerifyPulses = Annotated[
     int,
     typer.Option(
@@ -143,6 +143,7 @@ class ChipOptions:
             scale=self.scale,
             activation_range=self.activation_range,
             readout_w_max=readout_w_max,
+            reads=self.reads,
             readout_reads=self.reads,
         )
 
