@@ -43,7 +43,7 @@ from ovonic.models.network import Network
 from ovonic.models.simulation import inputs_by_name
 from ovonic.models.trace import LayerTrace, Trace
 
-__all__ = ["from_brian2", "run", "to_brian2", "unsupported"]
+__all__ = ["from_brian2", "loaded", "run", "to_brian2", "unsupported"]
 
 MOST_SYNAPSES = 10_000_000
 """Samples are run together while their synapses are fewer."""
@@ -133,12 +133,12 @@ def to_brian2(network: Network, inputs: Tensor | Mapping[str, Tensor] | None = N
     refuse("Brian2", unsupported(network))
     if inputs is None:
         inputs = {name: torch.zeros(1, 1, *network.shapes[name]) for name in network.inputs}
-    with _brian2("numpy") as b2:
+    with loaded("numpy") as b2:
         return build(b2, network, inputs_by_name(network, inputs), np.dtype(dtype)).net
 
 
 @contextmanager
-def _brian2(target: str) -> Iterator[Any]:
+def loaded(target: str) -> Iterator[Any]:
     """Brian2 with that code generation, and the user's preferences back in place afterwards."""
     try:
         import brian2
@@ -161,7 +161,7 @@ def _run(inputs: Mapping[str, Tensor], network: Network, target: str) -> dict[st
     first = next(iter(inputs.values()))
     batch, steps = first.shape[:2]
     out = {}
-    with _brian2("numpy") as b2:
+    with loaded("numpy") as b2:
         built = build(b2, network, inputs, np.dtype(str(first.dtype).removeprefix("torch.")))
         states, spikes = {}, {}
         for name, group in built.groups.items():
@@ -174,7 +174,7 @@ def _run(inputs: Mapping[str, Tensor], network: Network, target: str) -> dict[st
             if isinstance(layer, Spiking):
                 spikes[name] = b2.SpikeMonitor(group, name=f"{group.name}_spikes_")
         built.net.add(*states.values(), *spikes.values())
-        with _brian2(target):
+        with loaded(target):
             built.net.run(steps * built.clock.dt, namespace={})
         _check_compiled(built.net)
         for name, monitor in states.items():

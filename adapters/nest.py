@@ -46,7 +46,7 @@ from ovonic.models.network import Network
 from ovonic.models.simulation import inputs_by_name
 from ovonic.models.trace import LayerTrace, Trace
 
-__all__ = ["NestNetwork", "from_nest", "run", "to_nest", "unsupported"]
+__all__ = ["NestNetwork", "empty_kernel", "from_nest", "run", "to_nest", "unsupported"]
 
 MOST_CONNECTIONS = 10_000_000
 """Samples are run together while their connections are fewer."""
@@ -142,7 +142,7 @@ def run(network: Network, inputs: Tensor | Mapping[str, Tensor], reset: bool = F
         raise ConfigError(f"inputs: {first.dtype}; NEST computes in float64 alone: give inputs.double()")
     connections = sum(array.size for array in network.weights().values())
     together = max(1, MOST_CONNECTIONS // max(connections, 1))
-    with _empty_kernel(reset) as nest:
+    with empty_kernel(reset) as nest:
         parts = []
         for k in range(0, len(first), together):
             parts.append(_run(nest, network, {name: x[k : k + together].cpu().numpy() for name, x in given.items()}, k))
@@ -171,7 +171,7 @@ def _demand_empty(nest: Any, remedy: str) -> None:
 
 
 @contextmanager
-def _empty_kernel(reset: bool) -> Iterator[Any]:
+def empty_kernel(reset: bool) -> Iterator[Any]:
     with quiet() as nest:
         if not reset:
             _demand_empty(nest, "run(.., reset=True) drops it, nest.ResetKernel() too")
