@@ -5,13 +5,16 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
 from ovonic.commands.fewshot_options import Data
-from ovonic.models.errors import DataError
+from ovonic.models.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ovonic.validation.hardware import Condition
 
 __all__ = ["hardware"]
 
@@ -30,6 +33,9 @@ def hardware(
     data: Data = None,
     seed: Seed = 2025,
     json: JsonFile = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the study, where it is adaptation or updates.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure a study's conditions, each into a file of its own, and judge the headline by margins fixed beforehand.
@@ -44,7 +50,7 @@ def hardware(
     characters = None
     if any(c.experiment == "fewshot" for c in conditions):
         characters = load_characters(data or ["glyphs"], "all")
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[studies.Condition, dict[str, Any]] = {}
     judged: list[studies.Verdict] = []
     for number, condition in enumerate(conditions, 1):
         source = characters.source if characters is not None and condition.experiment == "fewshot" else None
@@ -59,7 +65,7 @@ def hardware(
             write_json(path, "validate-hardware-condition", report, head, versions("scipy"))
             report = _kept(path, {k: v for k, v in head.items() if k != "command"})
             assert report is not None
-        found[condition.name] = report
+        found[condition] = report
         if study == "headline":
             judged += studies.verdicts(condition, size, report)
         if str(json) != "-":
@@ -71,13 +77,25 @@ def hardware(
             early = " (preliminary: fewer chips or tasks than the claim asks for)" if verdict.preliminary else ""
             typer.echo(f"{word:9} {verdict.condition}: {verdict.what} {measured} <= {verdict.margin:g}{early}")
     result = {
-        "conditions": found,
+        "conditions": {condition.name: report for condition, report in found.items()},
         "verdicts": [{**vars(v), "held": v.held} for v in judged],
     }
     config = {"study": study, "size": size, "seed": seed, "margins": studies.MARGINS, "command": command_line()}
     write_json(json, "validate-hardware", result, config, versions("scipy"))
+    if figures is not None:
+        _draw(study, found, figures)
     if any(not v.held for v in judged):
         raise typer.Exit(1)
+
+
+def _draw(study: str, found: Mapping[Condition, Mapping[str, Any]], folder: Path) -> None:
+    from ovonic.validation import hardware_figures
+    from ovonic.validation.figure_style import save
+
+    drawn = {"adaptation": hardware_figures.adaptation_figure, "updates": hardware_figures.updates_figure}
+    if study not in drawn:
+        raise ConfigError(f"--figures: the study {study} is a table; drawn are {', '.join(drawn)}")
+    typer.echo(str(save(drawn[study](found), folder / f"hardware_{study}.png", command=command_line())))
 
 
 def _kept(path: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
