@@ -265,7 +265,7 @@ def _run(
         )
     layer: Any = network.layers[wired.hidden]
     (n,) = network.shapes[wired.hidden]
-    neurons = nest.Create(names.plain if d.adaptation is None else names.adapting, n, _neuron(told, n, steps, dt))
+    neurons = _create(nest, names.plain if d.adaptation is None else names.adapting, n, _neuron(told, steps, dt))
     parrots, edges = {}, []
     for linear, source in wired.into:
         if source not in parrots:
@@ -323,7 +323,16 @@ def _run(
     return gradients, _states(nest, told, spikes, meters, steps)
 
 
-def _neuron(told: _Episode, n: int, steps: int, dt: float) -> dict[str, Any]:
+def _create(nest: Any, model: str, n: int, given: Mapping[str, Any]) -> Any:
+    """Neurons with parameters of numbers, or of one a neuron: words and lists do not go together in one call."""
+    nodes = nest.Create(model, n, {key: value for key, value in given.items() if not isinstance(value, list)})
+    own = {key: value for key, value in given.items() if isinstance(value, list)}
+    if own:
+        nodes.set([{key: value[k] for key, value in own.items()} for k in range(n)])
+    return nodes
+
+
+def _neuron(told: _Episode, steps: int, dt: float) -> dict[str, Any]:
     d, names = told.dynamics, told.models
     form, height, width = _slope(told.surrogate, d.threshold)
     given = {
@@ -334,7 +343,7 @@ def _neuron(told: _Episode, n: int, steps: int, dt: float) -> dict[str, Any]:
         "V_th": _each(d.threshold),
         "tau_m": _each(_taus(d.decay, dt)),
         "t_ref": _each((np.asarray(d.refractory.silent_steps) + 1) * dt),
-        "surrogate_gradient_function": [form] * n,
+        "surrogate_gradient_function": form,
         "surrogate_gradient_height": _each(height),
         "surrogate_gradient_width": _each(width),
     }
