@@ -22,7 +22,7 @@ MAX_SIDE = 2**16
 MAX_ARRAYS = 2**14
 MAX_LAYERS = 2**14
 MAX_BLOCKS = 2**16
-MAX_CELLS = 2**28
+MAX_CELLS = 2**26
 MAX_WEIGHTS = 2**26
 """Bounds: rows or columns of an array, arrays, layers, blocks, cells in all, entries of a layer's matrix."""
 

@@ -8,7 +8,7 @@ so that new strips come before stacking.
 Parts of a matrix that is split by rows go on different arrays, which then work at the same time.
 
 This is next-fit decreasing width with a memory of all strips (Lodi, Martello and Monaci 2002, European Journal of
-Operational Research 141:241); the library rectpack (0.2) packs a little tighter but knows no such parts.
+Operational Research 141:241); the library rectpack (0.2) knows no such parts.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def layer_rows(layout: Layout) -> Rows:
 def summary(layout: Layout) -> str:
     """Both tables and a line of totals, as plain text."""
     cells = sum(array.rows * array.columns for array in layout.arrays)
-    total = f"{layout.n_weights} weights on {len(layout.arrays)} arrays, {layout.fill:.1%} of {cells} cells"
+    arrays = f"{len(layout.arrays)} array{'s' * (len(layout.arrays) != 1)}"
+    total = f"{layout.n_weights} weights on {arrays}, {layout.fill:.1%} of {cells} cells"
     return "\n".join([total, "", aligned(array_rows(layout)), "", aligned(layer_rows(layout))])
 
 
