@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ovonic.models.accounting import Counts, estimate
+from ovonic.models.accounting import Counts
 from ovonic.models.errors import ConfigError
 from ovonic.models.natural_eprop import Engine, InnerLoop
+from ovonic.models.natural_eprop_networks import NaturalEPropConfig
 from ovonic.models.seeds import derive_seed, stream
 from ovonic.tasks.robot import ENGINE, MovementErrors, Robot, movement_errors
 from ovonic.tasks.robot_crossbar import COUNTS, CrossbarSettings, TraineeChip
+from ovonic.tasks.robot_energy import lesson_counts, lesson_energy
 from ovonic.tasks.robot_evaluation import BATCH, rounding_stream, summary
 from ovonic.tasks.statistics import crossed_interval, loss_ratio
 from ovonic.tasks.trajectories import TrajectorySpec, sample_trajectories
@@ -39,7 +41,7 @@ class ChipEvaluation:
         software_before, software_after: of the twin, [movements].
         counts: what lessons took, by name (``tasks.robot_crossbar.ChipLesson``), [chips, movements].
         programmed: what it took to program a chip: devices, cells, pulses, mean over chips.
-        spec, seed, inner, settings: the movements, how lessons went, and what a chip is.
+        network: sizes. spec, seed, inner, settings: the movements, how lessons went, and what a chip is.
     """
 
     before: dict[str, Table]
@@ -48,6 +50,7 @@ class ChipEvaluation:
     software_after: dict[str, Table]
     counts: dict[str, Table]
     programmed: dict[str, float]
+    network: NaturalEPropConfig
     spec: TrajectorySpec
     seed: int
     inner: InnerLoop
@@ -97,23 +100,19 @@ class ChipEvaluation:
         }
 
     def energy(self) -> dict[str, Any]:
-        """Energy and time of a mean lesson's trials and programming, and of programming a chip (``models.energy``).
-
-        The learning-signal generator and the digital work of neurons and traces are not in it.
-        """
-        phases = self.settings.periphery.phases("binary")
-        reads = float(self.counts["reads"].mean())
-        iterated = self.settings.verify is not None
-
-        def programming(devices: float, pulses: float) -> Counts:
-            return Counts(devices_programmed=devices, pulses=pulses if iterated else None)
-
-        lesson = programming(float(self.counts["devices_reprogrammed"].mean()), float(self.counts["pulses"].mean()))
-        return {
-            "trials": estimate(Counts(mvms=reads, phases=reads * phases)).as_dict(),
-            "reprogramming": estimate(lesson).as_dict(),
-            "deployment": estimate(programming(self.programmed["devices"], self.programmed["pulses"])).as_dict(),
-        }
+        """Energy and time of a mean lesson and of programming both networks, beside a digital twin's."""
+        pulses = float(self.counts["pulses"].mean()) if self.settings.verify is not None else None
+        devices = float(self.counts["devices_reprogrammed"].mean())
+        counts = lesson_counts(
+            self.network,
+            Counts(devices_programmed=devices, pulses=pulses),
+            steps=self.spec.steps,
+            updates=self.inner.updates,
+            phases=self.settings.periphery.phases("binary"),
+            reads=self.settings.reads,
+            adapt_on=self.settings.adapt_on,
+        )
+        return lesson_energy(counts)
 
 
 def evaluate_on_chips(
@@ -188,6 +187,7 @@ def evaluate_on_chips(
             "cells": float(np.mean([chip.programmed.any(0).sum() for chip in drawn])),
             "pulses": float(np.mean([chip.state.pulses.sum() for chip in drawn])),
         },
+        network=robot.config,
         spec=spec,
         seed=seed,
         inner=inner,

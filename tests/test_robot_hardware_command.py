@@ -61,7 +61,7 @@ def test_the_promised_json(weights: dict[str, Path], capsys: pytest.CaptureFixtu
     assert r["devices_reprogrammed"] >= r["cells_reprogrammed"] > 0
     assert hardware["per_lesson"]["pulses"] == r["devices_reprogrammed"]
     assert hardware["per_chip"]["cells"] == 25 * 22 - 20 - 10
-    assert r["energy"].keys() == {"trials", "reprogramming", "deployment"}
+    assert r["energy"].keys() == {"deployment", "adaptation", "inference", "twin adaptation", "twin inference"}
     for part in r["energy"].values():
         assert 0 < part["energy_j"]["low"] <= part["energy_j"]["typical"] <= part["energy_j"]["high"]
     config = r["config"]
