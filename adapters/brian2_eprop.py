@@ -8,7 +8,8 @@ matrix of weights, Synapses from what it reads to the learner, one a weight, wit
     elig  = psi_post (zbar - beta epsb)       the eligibility e[t]
     epsb  = decay_b epsb + c elig             c = 1, or decay_b where a fresh spike decays too
     ebar  = kappa ebar + elig
-    G     = G + L_post ebar                   and of the read-out's weights: zbar = kappa zbar + gain arrived, G + err zbar
+    G     = G + L_post ebar                   of read-outs: zbar = kappa zbar + gain arrived,
+                                              G + err_post zbar
 
 L_post is ``summed``: feedback times the error of the read-outs, err = gate (y - target), in Brian2 too. With given
 learning signals there is no filter by a read-out: ebar = elig. What is read at the end is G, one number a synapse.
@@ -140,7 +141,8 @@ class _Learning:
         for linear, source in self.wired.into:
             shape = network.layers[linear].weight.shape  # type: ignore[attr-defined]
             self._synapses(f"{linear}.weight", self.groups[source], "y_pre", 0, shape)
-        if (recurrence := self.layer.recurrence) is not None:
+        recurrence = self.layer.recurrence
+        if recurrence is not None:
             name = f"{self.wired.hidden}.recurrence"
             self._synapses(name, self.hidden, "1", recurrence.delay - 1, recurrence.weight.shape)
 
@@ -220,7 +222,6 @@ class _Learning:
 
     def errors(self, targets: Mapping[str, Tensor], steps: int, window: int, feedback: Mapping[str, Tensor]) -> None:
         """The read-outs have errors, which feed back, and their own weights learn."""
-        n_feedback = 0
         for name, target in targets.items():
             size = self.batch * self.network.shapes[name][0]
             values = target.cpu().numpy().swapaxes(0, 1).reshape(steps, -1)

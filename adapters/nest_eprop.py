@@ -30,7 +30,8 @@ step count passes a multiple of it. Without that (``batch_size=1``) weights move
 conversion is exact: how far it is away is a matter of the learning rate (``moving``). NEST's own text has a
 factor 1 - kappa for the online models, which their code has not.
 
-A silent step is put in front, since NEST's 2020 synapses do not learn from a spike in the first.
+Silent steps are put in front, since NEST's 2020 synapses do not learn from a spike in an interval's first step, and lose
+the last learning signals of an interval if they carry one in the next three.
 
 Sources: NEST 3.10, models/eprop_*; Bellec et al., Nature Communications 11:3625 (2020); Korcsak-Gorzo et al. 2025,
 arXiv:2511.21674.
@@ -39,7 +40,7 @@ arXiv:2511.21674.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,9 +61,12 @@ from ovonic.models.simulation import inputs_by_name
 from ovonic.models.surrogates import PUBLISHED_SLOPE, ArcTan, FastSigmoid, Surrogate, Triangular
 from ovonic.models.trace import LayerTrace, Trace
 
-__all__ = ["MODELS", "Rates", "run_eprop", "unsupported"]
+__all__ = ["LOSSES", "MODELS", "Learned", "Rates", "learn", "run_eprop", "unsupported"]
 
 Array = NDArray[Any]
+
+LOSSES = ("mean_squared_error", "cross_entropy")
+"""Of ``learn``: errors y - target, or softmax(y) - target, in the steps of the window."""
 
 
 def unsupported(network: Network, surrogate: Surrogate = PUBLISHED_SLOPE) -> list[Unsupported]:
@@ -182,7 +186,7 @@ def run_eprop(
     plan = Plan(
         network, wiring(network), names, window or steps, back, surrogate, rates, batch, eta, signal is not None
     )
-    total: dict[str, Array] = {}
+    total: dict[str, Any] = {}
     states: list[dict[str, Array]] = []
     with empty_kernel(reset) as nest:
         for sample in range(len(first)):
@@ -199,6 +203,73 @@ def run_eprop(
         total = {name: g if name in readouts else g / (1 - kappa) for name, g in total.items()}
     gradients = {name: torch.from_numpy(g).to(first) for name, g in total.items()}
     return EpropEpisode(gradients, _trace(network, hidden, states, given))
+
+
+class Learned(NamedTuple):
+    """readouts: name -> y, [episodes, T, O], as it was when each episode ran. weights: after the last, by name."""
+
+    readouts: dict[str, Tensor]
+    weights: dict[str, Array]
+
+
+def learn(
+    network: Network,
+    inputs: Tensor,
+    targets: Mapping[str, Tensor],
+    rate: float,
+    *,
+    batch: int = 1,
+    loss: str = "mean_squared_error",
+    window: int | None = None,
+    surrogate: Surrogate = PUBLISHED_SLOPE,
+    reset: bool = False,
+) -> Learned:
+    """Let NEST's 2020 models learn over episodes in one simulation, with NEST's own optimiser and its own resets.
+
+    Args:
+        network: see ``unsupported``; gains of 1. inputs: [episodes, T, in], zeros and ones of float64, in the order in
+            which they are met. targets: of every read-out, [episodes, T, O].
+        rate: w changes by -rate times the mean gradient of ``batch`` episodes, NEST's gradient: with its factor
+            1 - kappa on input and recurrent weights (``learning_signals(normalised=True)``).
+        loss: one of ``LOSSES``, in the last ``window`` steps of each episode.
+    Raises: as ``run_eprop``.
+    """
+    refuse("NEST's e-prop", unsupported(network, surrogate))
+    if loss not in LOSSES:
+        raise ConfigError(f"loss {loss!r}: {nearest(loss, LOSSES)}")
+    gains = [np.ravel(d.gain) for name in (*network.spiking, *network.readouts) for d in [_described(network, name)]]
+    if np.any(np.concatenate(gains) != 1):
+        raise ConfigError("learn: a gain is not 1: put it into the weights, which NEST changes")
+    given = inputs_by_name(network, inputs)
+    first = next(iter(given.values()))
+    episodes, steps = first.shape[:2]
+    due = targets_by_name(network, targets, first)
+    if first.dtype != torch.float64 or bool(((first != 0) & (first != 1)).any()) or not 1 <= batch <= episodes:
+        raise ConfigError("learn: inputs must be zeros and ones of float64, and hold a batch")
+    wired = wiring(network)
+    plan = Plan(
+        network, wired, MODELS["2020"], window or steps, {}, surrogate, None, batch, rate, False, episodes, loss
+    )
+    x, y = ({name: _one_after_another(values) for name, values in found.items()} for found in (given, due))
+    with empty_kernel(reset) as nest:
+        gradients, state = run_plan(nest, plan, x, y, None)
+    weights = {name: network.weights()[name] - rate / batch * g for name, g in gradients.items()}
+    readouts = {}
+    for name in network.readouts:
+        whole = np.pad(state[f"{name}.V_m"], ((LEAD, 0), (0, 0)))
+        readouts[name] = torch.from_numpy(whole.reshape(episodes, steps + LEAD, -1)[:, LEAD:].copy())
+    return Learned(readouts, weights)
+
+
+def _described(network: Network, name: str) -> Any:
+    layer: Any = network.layers[name]
+    return getattr(layer, "dynamics", layer)
+
+
+def _one_after_another(values: Tensor) -> Array:
+    """[episodes, T, n] with silent steps before each, without those of the first, which ``run_plan`` gives: [.., n]."""
+    array = np.pad(values.cpu().numpy(), ((0, 0), (LEAD, 0), (0, 0)))
+    return array.reshape(-1, array.shape[2])[LEAD:]
 
 
 def _trace(network: Network, hidden: str, states: list[dict[str, Array]], given: Mapping[str, Tensor]) -> Trace:

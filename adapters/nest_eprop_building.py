@@ -26,8 +26,12 @@ __all__ = ["LEAD", "MODELS", "Models", "Plan", "Rates", "run_plan"]
 
 Array = NDArray[Any]
 HUSH, FORCE = -1e6, 1e9
-LEAD, TAIL = 1, 20
-"""Silent steps before an episode and simulated steps behind it."""
+LEAD, TAIL = 5, 20
+"""Silent steps before an episode, and simulated steps behind the last.
+
+Synapses of the 2020 models do not notice a spike in an interval's first step; and one in the next three would update
+the synapse before the learning signals of the last steps of the interval before have come: they would be lost.
+"""
 
 
 class Models(NamedTuple):
@@ -78,6 +82,8 @@ class Plan(NamedTuple):
     batch_size: int
     eta: float
     signalled: bool
+    episodes: int = 1
+    loss: str = "mean_squared_error"
 
     @property
     def dynamics(self) -> Any:
@@ -101,9 +107,9 @@ def run_plan(
     nest.resolution = dt
     if names.reset_in_next_step:
         nest.set(
-            eprop_update_interval=steps * dt,
+            eprop_update_interval=steps // plan.episodes * dt,
             eprop_learning_window=plan.window * dt,
-            eprop_reset_neurons_on_update=False,
+            eprop_reset_neurons_on_update=plan.episodes > 1,
         )
     layer: Any = network.layers[wired.hidden]
     (n,) = network.shapes[wired.hidden]
@@ -232,18 +238,28 @@ def _mend(nest: Any, neurons: Any, d: Any, names: Models, dt: float) -> None:
 
 
 def _optimise(nest: Any, plan: Plan, steps: int) -> None:
-    optimiser = {"type": "gradient_descent", "batch_size": 1, "eta": plan.eta, "Wmin": -1e12, "Wmax": 1e12}
+    optimiser = {
+        "type": "gradient_descent",
+        "batch_size": plan.batch_size,
+        "eta": plan.eta,
+        "Wmin": -1e12,
+        "Wmax": 1e12,
+    }
     if plan.models.reset_in_next_step:
         nest.SetDefaults(plan.models.synapse, {"average_gradient": False, "optimizer": optimiser})
         return
-    optimiser |= {"batch_size": plan.batch_size, "optimize_each_step": False}
-    nest.SetDefaults(plan.models.synapse, {"optimizer": optimiser})
+    nest.SetDefaults(plan.models.synapse, {"optimizer": optimiser | {"optimize_each_step": False}})
 
 
 def _readout(nest: Any, plan: Plan, size: int, tau: float | None, target: Array | None, steps: int, dt: float) -> Any:
-    given = {"C_m": 1.0, "E_L": 0.0, "I_e": 0.0, "V_m": 0.0, "tau_m": tau}
+    given: dict[str, Any] = {"C_m": 1.0, "E_L": 0.0, "I_e": 0.0, "V_m": 0.0, "tau_m": tau}
     late = plan.models.reset_in_next_step
-    nodes = nest.Create(plan.models.readout, size, given | ({"regular_spike_arrival": True} if late else {}))
+    if late:
+        given |= {"regular_spike_arrival": True, "loss": plan.loss}
+    nodes = nest.Create(plan.models.readout, size, given)
+    if plan.loss == "cross_entropy":
+        softmax = {"synapse_model": "rate_connection_delayed", "delay": dt, "receptor_type": 1, "weight": 1.0}
+        nest.Connect(nodes, nodes, {"rule": "all_to_all", "allow_autapses": False}, softmax)
     if target is None:
         return nodes
     played = nest.Create("step_rate_generator", size)

@@ -44,7 +44,7 @@ from ovonic.models.layers import Input, Linear, Readout, Recurrence, Spiking
 from ovonic.models.learning_signals import learning_signals
 from ovonic.models.lif import ALL_PATHS, EPROP, Paths, masked
 from ovonic.models.natural_eprop import InnerLoop, update
-from ovonic.models.network import Network
+from ovonic.models.network import Edge, Network
 from ovonic.models.simulation import inputs_by_name, run
 from ovonic.validation.eprop_written_out import Episode, written_out
 
@@ -141,12 +141,12 @@ def random_episode(index: int, seed: int = 0, steps: int = 100, neurons: int | N
         "in": Linear(scale * rng.normal(0.15, 0.5, (inputs, n))),
         "hidden": Spiking(dynamics, None if index % 9 == 8 else recurrence),
     }
-    edges: list[Any] = [("x", "in"), ("in", "hidden")]
+    edges = [Edge("x", "in"), Edge("in", "hidden")]
     for k in range(1 + index % 3):
         size = int(rng.integers(1, 4))
         layers |= {f"out{k}": Linear(rng.normal(0, 0.5, (n, size))), f"y{k}": Readout(kappa)}
-        edges += [("hidden", f"out{k}"), (f"out{k}", f"y{k}")]
-    return _drawn(f"random {index}", Network(layers, edges), rng, steps, 2)
+        edges += [Edge("hidden", f"out{k}"), Edge(f"out{k}", f"y{k}")]
+    return _drawn(f"random {index}", Network(layers, tuple(edges)), rng, steps, 2)
 
 
 def episode_of(name: str, network: Network, steps: int = 100, seed: int = 0, rate: float = 0.1) -> Episode:
