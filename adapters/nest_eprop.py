@@ -30,8 +30,8 @@ step count passes a multiple of it. Without that (``batch_size=1``) weights move
 conversion is exact: how far it is away is a matter of the learning rate (``moving``). NEST's own text has a
 factor 1 - kappa for the online models, which their code has not.
 
-Silent steps are put in front, since NEST's 2020 synapses do not learn from a spike in an interval's first step, and lose
-the last learning signals of an interval if they carry one in the next three.
+Silent steps are put in front, since NEST's 2020 synapses do not learn from a spike in an interval's first step, and
+lose the last learning signals of an interval if they carry one in the next three.
 
 Sources: NEST 3.10, models/eprop_*; Bellec et al., Nature Communications 11:3625 (2020); Korcsak-Gorzo et al. 2025,
 arXiv:2511.21674.

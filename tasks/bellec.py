@@ -17,7 +17,7 @@ Reference: Bellec et al., Nature Communications 11:3625 (2020), Methods and Supp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from ovonic.models.errors import ConfigError
 from ovonic.models.layers import Input, Linear, Readout, Recurrence, Spiking
 from ovonic.models.network import Network
 
-__all__ = ["Evidence", "Pattern", "Task", "evidence_accumulation", "pattern_generation", "task_network"]
+__all__ = ["Evidence", "Pattern", "Task", "evidence_accumulation", "pattern_generation", "repeated", "task_network"]
 
 STOP = -1e6
 """Weight of the stop on every neuron."""
@@ -120,6 +120,12 @@ def evidence_accumulation(episodes: int, seed: int = 0, size: Evidence | None = 
         "cross_entropy",
         s.recall,
     )
+
+
+def repeated(task: Task, times: int) -> Task:
+    """The same episodes over and over: a loss that can be followed from update to update."""
+    inputs, targets = (values.repeat(times, 1, 1) for values in (task.inputs, task.targets))
+    return replace(task, inputs=inputs, targets=targets)
 
 
 def _with_stop(inputs: Tensor) -> Tensor:

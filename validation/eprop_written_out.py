@@ -49,13 +49,16 @@ class Episode:
 def written_out(episode: Episode) -> EpropEpisode:
     """Network, errors and rule in one causal loop of NumPy, with a trace for every synapse, [in, out].
 
-    Raises: UnsupportedDynamics: a reset to a value, a synapse, a frozen membrane, a surrogate other than the published.
+    Raises: UnsupportedDynamics: a reset to a value, a synapse, a frozen membrane, read-outs of several decays.
     """
     network, wired = episode.network, wiring(episode.network)
     layer: Any = network.layers[wired.hidden]
     d = layer.dynamics
     if d.synapse is not None or d.refractory.frozen or not isinstance(d.reset, SubtractThreshold | NoReset):
         raise UnsupportedDynamics(f"layer {wired.hidden!r}: written out are LIF and ALIF that subtract or do not reset")
+    readouts: list[Any] = [network.layers[name] for name in network.readouts]
+    if any(r.synapse is not None for r in readouts) or len({np.ravel(r.decay).tobytes() for r in readouts}) > 1:
+        raise UnsupportedDynamics("written out are read-outs of one decay, without synapse")
     delay = 1 if layer.recurrence is None else layer.recurrence.delay
     total: dict[str, Array] = {}
     spikes, membranes = [], []

@@ -46,6 +46,8 @@ from ovonic.models.lif import ALL_PATHS, EPROP, Paths, masked
 from ovonic.models.natural_eprop import InnerLoop, update
 from ovonic.models.network import Edge, Network
 from ovonic.models.simulation import inputs_by_name, run
+from ovonic.tasks.robot import Robot, spec_for
+from ovonic.tasks.trajectories import sample_trajectories
 from ovonic.validation.eprop_written_out import Episode, written_out
 
 __all__ = [
@@ -56,9 +58,12 @@ __all__ = [
     "Bptt",
     "Episode",
     "against_bptt",
+    "beside_bptt",
     "compare_gradients",
+    "differentiated",
     "episode_of",
     "factorised",
+    "lesson_episode",
     "natural_update",
     "random_episode",
     "relative",
@@ -265,6 +270,14 @@ def natural_update(name: str, trainee: Network, clock: Tensor, signal: Tensor) -
     gradients = {weight: (masked(g) if weight.endswith(".recurrence") else g).sum(0) for weight, g in found.items()}
     episode = Episode(name, trainee, inputs_by_name(trainee, clock), {}, signal)
     return episode, EpropEpisode(gradients, trial)
+
+
+def lesson_episode(name: str, robot: Robot, seed: int = 0) -> tuple[Episode, EpropEpisode]:
+    """``natural_update`` of a robot's trainee, taught one movement by its own learning-signal generator."""
+    movement = sample_trajectories(spec_for(robot), seed, [0], torch.float64)
+    with torch.no_grad():
+        signal = robot.module(torch.float64, run).signals(movement.lsg_input).readout
+    return natural_update(name, robot.pair.trainee, movement.clock, signal.detach())
 
 
 def against_bptt(neurons: int, steps: int, seed: int = 0) -> Bptt:

@@ -9,6 +9,7 @@ import typer
 
 from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
 from ovonic.commands.compare import SIMULATORS, parse_dtype, parse_names
+from ovonic.commands.validate_eprop import eprop
 from ovonic.commands.validate_hardware import hardware
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def _root() -> None:
     """Measure whether toolchains honour the description of a network."""
 
 
+app.command("eprop")(eprop)
 app.command("hardware")(hardware)
 
 
