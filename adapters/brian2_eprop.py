@@ -141,7 +141,7 @@ class _Learning:
         for linear, source in self.wired.into:
             shape = network.layers[linear].weight.shape  # type: ignore[attr-defined]
             self._synapses(f"{linear}.weight", self.groups[source], "y_pre", 0, shape)
-        recurrence = self.layer.recurrence
+        recurrence = self.layer.recurrence  # type: ignore[attr-defined]
         if recurrence is not None:
             name = f"{self.wired.hidden}.recurrence"
             self._synapses(name, self.hidden, "1", recurrence.delay - 1, recurrence.weight.shape)

@@ -193,10 +193,10 @@ def run_eprop(
             x = {name: values[sample].cpu().numpy() for name, values in given.items()}
             y = {name: values[sample].cpu().numpy() for name, values in due.items()}
             taught = None if signal is None else signal[sample].detach().cpu().numpy()
-            gradients, state = run_plan(nest, plan, x, y, taught)
+            found, state = run_plan(nest, plan, x, y, taught)
             nest.ResetKernel()
             states.append(state)
-            total = {name: total.get(name, 0.0) + g for name, g in gradients.items()}
+            total = {name: total.get(name, 0.0) + g for name, g in found.items()}
     kappa = plan.kappa
     if models == "2020" and not as_nest:
         readouts = {f"{linear}.weight" for linear, _ in plan.wiring.out}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -113,6 +114,7 @@ def learning_figure(curves: list[LearningCurves], *, setting: str = "") -> Figur
         gap = np.abs(found.theirs - found.ours) / np.abs(found.ours)
         right.semilogy(updates, np.maximum(gap, 1e-17), "o", ms=3, color=SOFTWARE)
         right.set(title="relative difference", ylim=(1e-17, 1e-2))
+        right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
     for axes in grid[-1]:
         axes.set_xlabel("update")
     said = "; ".join(

@@ -17,7 +17,7 @@ Natural e-prop's update is compared likewise, with its learning signals given (`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,16 +225,14 @@ def _by(reference: str, episode: Episode) -> EpropEpisode:
 
 
 def compare_gradients(
-    episode: Episode,
-    references: tuple[str, ...] = REFERENCES,
-    rule: Callable[[Episode], EpropEpisode] = factorised,
+    episode: Episode, references: tuple[str, ...] = REFERENCES, ours: EpropEpisode | None = None
 ) -> Iterator[Agreement]:
-    """What each reference says of a rule on an episode.
+    """What each reference says of an update.
 
-    Args: rule: ours; or another, which is then on trial.
+    Args: ours: the update on trial; None is our rule's.
     Raises: ConfigError: an unknown reference. ToolchainError: a toolchain is missing or broken.
     """
-    ours = rule(episode)
+    ours = ours or factorised(episode)
     hidden = episode.network.spiking[0]
     for reference in references:
         if reference not in REFERENCES:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from ovonic.validation.figure_style import HARDWARE, SERIES, finish, styled
 from ovonic.validation.figures import WIDTH
@@ -30,13 +30,15 @@ def agreement_figure(found: Sequence[Agreement], *, setting: str = "") -> Figure
         axes.plot(np.maximum(gaps, 1e-17), row + shifts[: len(gaps)], marker, ms=3, color=colour, alpha=0.6)
     axes.axvline(TOLERANCE, color=HARDWARE, ls="--")
     axes.set(xscale="log", xlim=(5e-18, 1e-8), xlabel="largest difference / largest gradient, of each matrix")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
     axes.set_yticks(range(len(references)), references)
     axes.invert_yaxis()
     said = ", ".join(f"{name} {gap:.1e}" for name, gap in worst.items())
     return finish(
         figure,
-        "Every gradient matrix of every episode, from each reference (a zero is drawn at 1e-17). Dashed: "
-        f"the tolerance. Diamonds: our rule on another toolchain's trace, an end-to-end check, not another rule. {setting}",
+        "Every gradient matrix of every episode, from each reference (a zero is drawn at 1e-17). "
+        "Dashed: the tolerance. "
+        "Diamonds: our rule on another toolchain's trace, an end-to-end check, not another rule. " + setting,
         f"Relative differences of gradients from the references; the largest: {said}.",
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["eprop"]
 
-SIZES, LENGTHS, DRAWS = (10, 30, 100), (25, 50, 100, 200, 400), 3
+SIZES, LENGTHS, DRAWS = (10, 30, 100), (25, 50, 100, 200, 400), 5
 """Of the comparison with the full gradient."""
 
 NEEDS = {"brian2": "brian2", "nest": "nest", "nest-online": "nest", "snntorch": "snntorch", "norse": "norse"}
@@ -63,7 +63,7 @@ def eprop(
     beside: dict[str, tuple[float, float]] = {}
     with progress("episodes", networks * len(names), quiet) as advance:
         for episode, ours in _episodes(network, part, networks, steps, seed):
-            for agreement in gradients.compare_gradients(episode, names, lambda _, ours=ours: ours):
+            for agreement in gradients.compare_gradients(episode, names, ours):
                 found.append(agreement)
                 advance(1)
             if episode.signal is None:
@@ -88,7 +88,7 @@ def eprop(
             "sweep": [dataclasses.asdict(b) for b in sweep],
         },
     }
-    config = {"network": network, "part": part, "networks": networks, "steps": steps, "seed": seed}
+    config: dict[str, Any] = {"network": network, "part": part, "networks": networks, "steps": steps, "seed": seed}
     config |= {"references": names, "command": command_line()}
     write_json(json, "validate-eprop", result, config, versions("brian2", "nest-simulator", "snntorch", "norse"))
     if figures:
@@ -162,7 +162,7 @@ def _print(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("reference", "kind", "episodes", "refused", "largest relative difference", "spikes", "verdict")
+    table = Table("reference", "kind", "runs", "refused", "difference", "spikes", "verdict")
     words = {True: "agrees", False: "DISAGREES", None: "did not run"}
     for name, row in _summary(found).items():
         worst = "" if row["worst"] is None else f"{row['worst']:.1e}"
