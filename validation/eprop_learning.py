@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -110,9 +110,10 @@ def learning_figure(curves: list[LearningCurves], *, setting: str = "") -> Figur
         left.plot(updates, found.ours, color=SOFTWARE, lw=3.2, alpha=0.55, label="our e-prop")
         left.plot(updates, found.theirs, color=HARDWARE, ls="--", lw=1.3, label="NEST")
         left.set(title=found.task, ylabel="loss", ylim=(0, None))
-        left.legend(loc="upper right")
+        left.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        left.legend(loc="lower left")
         gap = np.abs(found.theirs - found.ours) / np.abs(found.ours)
-        right.semilogy(updates, np.maximum(gap, 1e-17), "o", ms=3, color=SOFTWARE)
+        right.semilogy(updates, np.maximum(gap, 1e-17), "o", ms=3, color=SOFTWARE, clip_on=False)
         right.set(title="relative difference", ylim=(1e-17, 1e-2))
         right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}"))
     for axes in grid[-1]:
