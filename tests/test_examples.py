@@ -85,4 +85,12 @@ def test_a_network_of_your_own_is_deployed(network: str, capsys: pytest.CaptureF
     found = _example("deploy_your_network").main([network, "--chips", "2", "--updates", "100"])
     assert found["software"]["mean"] > 0.8
     assert abs(found["difference"]["mean"]) < 0.1
-    assert "weights on 1 arrays" in capsys.readouterr().out
+    assert "weights on 1 array," in capsys.readouterr().out
+
+
+def test_bellecs_tasks_are_learned_as_by_nest() -> None:
+    pytest.importorskip("nest", reason="needs NEST: pip install 'ovonic[nest]'")
+    example = _example("bellec_tasks")
+    for found in (example.pattern(4, neurons=12, steps=60), example.evidence(3, neurons=12, batch=2)):
+        assert found.difference < 1e-10
+        assert found.ours[-1] < found.ours[0]

@@ -46,7 +46,7 @@ def test_a_rule_that_disagrees_gets_status_1(
 
 
 def test_a_network_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_nir(recurrent_example(), tmp_path / "net.nir")
+    save_nir(tmp_path / "net.nir", recurrent_example())
     assert _run(str(tmp_path / "net.nir"), "--networks", "1", *OWN) == 0
     assert capsys.readouterr().out.count("agrees") == 2
 
