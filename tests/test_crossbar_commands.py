@@ -97,7 +97,7 @@ def test_inspect_prints_and_draws(chips: Path, run: Run, capsys: pytest.CaptureF
     assert Path("few.svg").read_text().count("<path") > 10
     found = result("few.json")
     assert found["now_s"] == found["oldest_s"] == 0
-    assert found["provenance"]["command"].startswith("ovonic ")
+    assert found["provenance"]["command"].startswith("ovonic")
     assert run(f"inspect {chips}/few.h5 --figure few.gif") == 2
     assert "figures are saved as" in capsys.readouterr().err
 

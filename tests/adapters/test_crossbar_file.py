@@ -303,10 +303,10 @@ def _bomb(file: h5py.File) -> None:
 def _huge(file: h5py.File) -> None:
     """A layout of arrays that no memory holds, and arrays that pretend to be it."""
     text = json.loads(file["layout"].asstr()[()])
-    text["arrays"][0] |= {"rows": 60_000, "columns": 4_000}
+    text["arrays"][0] |= {"rows": 60_000, "columns": 1_000}
     del file["layout"]
     file["layout"] = json.dumps(text)
-    _put("arrays/0/g_read", shape=(4, 60_000, 4_000), dtype="<f4", chunks=(1, 1000, 100))(file)
+    _put("arrays/0/g_read", shape=(4, 60_000, 1_000), dtype="<f4", chunks=(1, 1000, 100))(file)
 
 
 SHAPE = (4, ROWS, COLUMNS)
