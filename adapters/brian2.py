@@ -198,4 +198,3 @@ def _check_compiled(net: Any) -> None:
             text = str(getattr(made.code, "run", ""))
             if text.strip() and "EMPTY_CODE_BLOCK" not in text and made.compiled_code.get("run") is None:
                 raise ToolchainError(f"Brian2 ran without the code of {obj.name!r}, which did not compile: use numpy")
-

@@ -308,4 +308,3 @@ def _demand_no_ties(name: str, ties: Array, v: Array, sample: int) -> None:
             f"its threshold ({v[b, t, j].item()!r}), where NEST fires and '>' does not; run it where > is compared "
             "(Brian2, Norse, snnTorch), or describe it with Comparison.GREATER_EQUAL"
         )
-

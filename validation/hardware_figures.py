@@ -83,7 +83,7 @@ def updates_figure(found: Found) -> Figure:
         ax.set_xticks(numbers)
         ax.set_xlabel("updates")
     caption = (
-        "Mean error after so many updates: on simulated chips (dashed, squares) and in software (circles); devices that "
-        "all updates of a task program (dash-dotted, right axis)."
+        "Mean error after so many updates: on simulated chips (dashed, squares) and in software (circles); devices "
+        "that all updates of a task program (dash-dotted, right axis)."
     )
     return finish(figure, caption, "Error and re-programmed devices over the number of updates.")

@@ -281,7 +281,10 @@ def _cell(row: int, column: str, text: str) -> Callable[[list[list[str]]], objec
         (_cell(2, "g2_plus_us", "nan"), r"line 3, g2_plus_us: nan uS: G2\+ must be 0 or more, and finite"),
         (_cell(2, "g2_plus_us", "1e9"), r"array 0 \(A0\), g_prog: 1e\+09 uS at G2\+"),
         (_cell(2, "target_g2_plus_us", "26"), r"array 0 \(A0\), g_target: 26 uS at G2\+"),
-        (lambda rows: [row.pop() for row in rows], r"target_g1_plus_us, .*: the targets of all four devices are due, or none"),
+        (
+            lambda rows: [row.pop() for row in rows],
+            r"target_g1_plus_us, .*: the targets of all four devices are due, or none",
+        ),
     ],
 )
 def test_tables_that_do_not_fit_are_refused_by_line(
