@@ -63,7 +63,7 @@ class Condition:
         experiment: ``"fewshot"`` or ``"robot"``. weights: a shipped name or a file.
         noise_model, read_time_s, adapt_on, compensation: as ``ovonic fewshot|robot evaluate`` has them.
         noise_scale: factor on programming and read noise. updates: None: as the weights say.
-        n_way, k_shot: of few-shot tasks.
+        n_way, k_shot, queries: of few-shot tasks; queries a class.
     """
 
     experiment: str
@@ -76,6 +76,7 @@ class Condition:
     compensation: str | None = None
     n_way: int = 5
     k_shot: int = 5
+    queries: int = 5
 
     @property
     def name(self) -> str:
@@ -96,6 +97,7 @@ class Condition:
         parts += ["--noise-model", self.noise_model, "--chips", str(size.chips), "--seed", str(seed)]
         if self.experiment == "fewshot":
             parts += ["--tasks", str(size.tasks), "--way", str(self.n_way), "--shot", str(self.k_shot)]
+            parts += ["--queries", str(self.queries)]
             for source in data:
                 parts += ["--data", source]
             parts += ["--split", "all"]
@@ -127,8 +129,8 @@ def _headline(weights: Sequence[str]) -> list[Condition]:
     return [
         *(Condition("robot", robot, model) for model in models),
         *(
-            Condition("fewshot", fewshot, model, read, n_way=way, k_shot=shot)
-            for way, shot in ((5, 5), (20, 1))
+            Condition("fewshot", fewshot, model, read, n_way=way, k_shot=shot, queries=queries)
+            for way, shot, queries in ((5, 5, 5), (20, 1, 1))
             for model in models
             for read in times
         ),
@@ -260,7 +262,7 @@ def _fewshot(
         adapt_on=c.adapt_on,
         twin=twin,
     )
-    spec = EpisodeSpec(c.n_way, c.k_shot)
+    spec = EpisodeSpec(c.n_way, c.k_shot, c.queries)
     found = evaluate(twin, programs, characters, spec, size.tasks, seed=seed, on_batch=tell)
     best = found.software[:, -1]
     if precision.bits != 32:
