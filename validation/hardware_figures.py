@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ovonic.models.errors import ConfigError
 from ovonic.validation.figure_style import MUTED, SERIES, finish, styled
@@ -29,7 +30,7 @@ def _experiments(found: Found) -> list[str]:
 
 def _panels(found: Found) -> tuple[Figure, dict[str, Axes]]:
     kinds = _experiments(found)
-    figure = Figure(figsize=(3.5 * len(kinds), 2.9))
+    figure = Figure(figsize=(3.5 * max(len(kinds), 1.6), 3.1))
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
     for ax, kind in zip(axes, kinds, strict=True):
         ax.set_title(TITLES[kind])
@@ -56,8 +57,11 @@ def adaptation_figure(found: Found) -> Figure:
         twins = [_software(r, kind) for c, r in found.items() if c.experiment == kind]
         ax.axhline(min(twins), color=MUTED, linewidth=0.8)
         ax.set_yscale("log")
-        ax.set_xlabel("factor on programming and read noise")
-    next(iter(panels.values())).legend(loc="center right")
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.set_xlabel("factor on the devices' noise")
+    lines, labels = next(iter(panels.values())).get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper center", ncols=len(lines))
     caption = (
         "Mean error on simulated chips over the noise of their devices (1: as fitted). The grey level is the software "
         "twin. Not adapted: the weights as programmed."
