@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ovonic.commands.common import progress, versions, write_json
+from ovonic.commands.fewshot_chips import TOLERANCE, Compensation, NoiseScale, VerifyPulses
 from ovonic.models.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -55,23 +56,11 @@ ZeroTargets = Annotated[
 ]
 Scale = Annotated[str, typer.Option(help="What shares a full scale: column (of each block), layer or array.")]
 Reads = Annotated[int, typer.Option(min=1, help="Conversions that are averaged in every read.")]
-VerifyPulses = Annotated[
-    int,
-    typer.Option(
-        "--verify", min=0, help="Program-and-verify with at most so many pulses a device; 0: one, unverified."
-    ),
-]
-NoiseScale = Annotated[
-    float, typer.Option(min=0, help="Factor on programming and read noise of the devices (not on drift or the ADC).")
-]
-Compensation = Annotated[str, typer.Option(help="Digital drift compensation: none, global or column.")]
 AdcRange = Annotated[
     float, typer.Option(help="Full scale of the ADC, in currents of one row on a device pair at full scale.")
 ]
 
 HARDWARE = ("software", "crossbar")
-TOLERANCE = 0.02
-"""Error that program-and-verify accepts, in units of a device's full scale."""
 
 
 @dataclass(frozen=True)
