@@ -13,17 +13,14 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, get_args
 from urllib.parse import quote
-
-from matplotlib.figure import Figure
 
 from ovonic.adapters.files import write_atomically
 from ovonic.models.errors import ConfigError, nearest
-from ovonic.validation.figure_style import alt_text, caption, png
+from ovonic.validation.report_content import At, Cell, Claim, Picture, Section, Table, Unit, look_up, middle_of
 from ovonic.validation.report_style import STYLE
 
 __all__ = [
@@ -39,117 +36,12 @@ __all__ = [
     "write_report",
 ]
 
-Unit = Literal["percent", "points", "ratio", "number", "tenths"]
-"""How a number is shown: a share in %, a difference of shares in points, two decimals, four digits, one decimal."""
-
 LEAD = (
     "This page is the outcome of one run of Ovonic, a library for learning to learn on simulated phase-change memory. "
     "It says what was claimed before the run, what was measured, and how sure that is. Every ± is a 95 % half-width; "
     "systems that are compared saw the same tasks."
 )
 REFERENCES = (("Ortner et al. 2025, Nature Communications 16:1243", "10.1038/s41467-025-56345-4"),)
-
-
-@dataclass(frozen=True)
-class At:
-    """A number of the result, by its place: ``At("fewshot/pcm/accuracy")``.
-
-    The place holds a number or an interval: {mean, ci95}, {ratio, low, high}, {median, low, high}.
-    """
-
-    path: str
-    unit: Unit = "percent"
-
-
-Cell = str | At | tuple[str | At, ...]
-"""What stands in a table: text, a number of the result, or a mixture in order."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table whose first column names its rows."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A threshold fixed before the run, and what was measured.
-
-    Attributes:
-        name: the claim in words. measured: the measured value, None where it was not.
-        threshold, relation: it is claimed that measured ``"<="`` (or ``">="``) threshold.
-        low, high: 95 % interval of the measured value, where known (a ``low`` alone: no upper end).
-        unit: how the numbers are shown. path: where the result holds the value.
-    """
-
-    name: str
-    measured: float | None
-    threshold: float
-    relation: Literal["<=", ">="]
-    low: float | None = None
-    high: float | None = None
-    unit: Unit = "percent"
-    path: str = ""
-
-    @classmethod
-    def about(
-        cls, result: Mapping[str, Any], name: str, at: At, relation: Literal["<=", ">="], threshold: float
-    ) -> Self:
-        """The claim about the number at ``at`` of ``result`` (None where the result does not hold it)."""
-        try:
-            value = look_up(result, at.path)
-        except ConfigError:
-            value = None
-        if not isinstance(value, Mapping):
-            return cls(name, value, threshold, relation, unit=at.unit, path=at.path)
-        measured, low, high = _interval(value)
-        return cls(name, measured, threshold, relation, low, high, at.unit, f"{at.path}/{_middle(value)}")
-
-    @property
-    def held(self) -> bool | None:
-        """Whether the measured value keeps the claim; None where it was not measured."""
-        if self.measured is None:
-            return None
-        return self.measured <= self.threshold if self.relation == "<=" else self.measured >= self.threshold
-
-    @property
-    def close(self) -> bool:
-        """Whether the threshold lies within the interval, so that another draw could reverse the verdict."""
-        high = self.threshold if self.high is None else self.high
-        return self.low is not None and self.low <= self.threshold <= high
-
-    def as_json(self) -> dict[str, Any]:
-        """The claim as JSON, verdict included."""
-        return asdict(self) | {"held": self.held, "close": self.close}
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure on the page: PNG bytes, alternative text, caption, and the command that makes it alone."""
-
-    png: bytes
-    alt: str
-    caption: str
-    command: str
-
-    @classmethod
-    def of(cls, figure: Figure, command: str) -> Self:
-        """A figure of ``validation.figures``."""
-        return cls(png(figure), alt_text(figure), caption(figure), command)
-
-
-@dataclass(frozen=True)
-class Section:
-    """A chapter of the page. ``text``: paragraphs, parted by empty lines; `code` between backticks."""
-
-    title: str
-    text: str = ""
-    claims: Sequence[Claim] = ()
-    tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = ()
 
 
 def write_report(
@@ -320,7 +212,7 @@ def _cell(cell: Cell, result: Mapping[str, Any]) -> str:
     value = look_up(result, cell.path)
     if not isinstance(value, Mapping):
         return "–" if value is None else _data(value, cell.unit, cell.path)
-    middle, half = _middle(value), value.get("ci95")
+    middle, half = middle_of(value), value.get("ci95")
     if value[middle] is None:
         return "– <small>(software makes no error)</small>"
     text = _data(value[middle], cell.unit, f"{cell.path}/{middle}", half=half)
@@ -359,30 +251,3 @@ def _shown(value: float, unit: Unit, signed: bool = True, half: float | None = N
 
 def _sign(unit: Unit) -> str:
     return {"percent": "\N{NO-BREAK SPACE}%", "points": " points"}.get(unit, "")
-
-
-def _middle(interval: Mapping[str, Any]) -> str:
-    """Where an interval holds its value."""
-    return "ratio" if "ratio" in interval else "median" if "low" in interval else "mean"
-
-
-def _interval(value: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:
-    """The value and the ends of an interval."""
-    if "low" in value:
-        return value[_middle(value)], value["low"], value["high"]
-    mean, half = value["mean"], value["ci95"]
-    return (mean, None, None) if half is None else (mean, mean - half, mean + half)
-
-
-def look_up(result: Any, path: str) -> Any:
-    """Follow ``"a/b/0"`` through mappings and lists.
-
-    Raises: ConfigError: there is nothing at ``path``.
-    """
-    here = result
-    for step in path.split("/"):
-        try:
-            here = here[int(step)] if isinstance(here, list) else here[step]
-        except (KeyError, IndexError, TypeError, ValueError):
-            raise ConfigError(f"the result holds nothing at {path!r} (no {step!r})") from None
-    return here
