@@ -20,7 +20,7 @@ __all__ = ["hardware"]
 
 
 def hardware(
-    study: Annotated[str, typer.Option(help="headline, training-noise, adaptation or updates.")] = "headline",
+    study: Annotated[str, typer.Option(help="headline, training-noise, adaptation, updates or parity.")] = "headline",
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the conditions' results; those that are there are kept.")
     ] = Path("ovonic-hardware"),
@@ -40,10 +40,12 @@ def hardware(
 ) -> None:
     """Measure a study's conditions, each into a file of its own, and judge the headline by margins fixed beforehand.
 
-    Exit status 1 if a margin of the headline was not kept.
+    parity judges both implementations, crossbar and aihwkit's tiles, and whether they agree. Exit status 1 if a margin
+    was not kept.
     """
     from ovonic.tasks.datasets import load_characters
     from ovonic.validation import hardware as studies
+    from ovonic.validation import parity
 
     size = studies.Size(chips, tasks)
     conditions = [c for c in studies.study(study, weights or ()) if only is None or only in c.name]
@@ -54,20 +56,26 @@ def hardware(
     judged: list[studies.Verdict] = []
     for number, condition in enumerate(conditions, 1):
         source = characters.source if characters is not None and condition.experiment == "fewshot" else None
-        head = {"condition": condition, "size": size, "seed": seed, "data": source}
+        head = {"condition": condition.settings(), "size": size, "seed": seed, "data": source}
         path = out / f"{condition.name}.json"
         report = _kept(path, head)
         if report is None:
             label = f"{condition.name} ({number} of {len(conditions)})"
             with progress(label, studies.steps(condition, size), quiet) as advance:
                 report = studies.measure(condition, size, seed=seed, characters=characters, on_steps=advance)
+            if study == "parity":
+                report["software_rows"] = parity.software_rows(condition, size, seed=seed, characters=characters)
+            else:
+                del report["errors"]
             head["command"] = condition.command(size, seed, data or ["glyphs"])
-            write_json(path, "validate-hardware-condition", report, head, versions("scipy"))
+            write_json(path, "validate-hardware-condition", report, head, versions("scipy", "aihwkit"))
             report = _kept(path, {k: v for k, v in head.items() if k != "command"})
             assert report is not None
         found[condition] = report
         if study == "headline":
             judged += studies.verdicts(condition, size, report)
+        elif study == "parity":
+            judged += parity.parity_verdicts(condition, size, report)
         if str(json) != "-":
             _print(condition.name, report)
     for verdict in judged:
@@ -76,16 +84,50 @@ def hardware(
             measured = "unbounded" if verdict.measured is None else f"{verdict.measured:.4g}"
             early = " (preliminary: fewer chips or tasks than the claim asks for)" if verdict.preliminary else ""
             typer.echo(f"{word:9} {verdict.condition}: {verdict.what} {measured} <= {verdict.margin:g}{early}")
-    result = {
+    result: dict[str, Any] = {
         "conditions": {condition.name: report for condition, report in found.items()},
         "verdicts": [{**vars(v), "held": v.held} for v in judged],
     }
-    config = {"study": study, "size": size, "seed": seed, "margins": studies.MARGINS, "command": command_line()}
-    write_json(json, "validate-hardware", result, config, versions("scipy"))
+    margins = studies.MARGINS
+    if study == "parity":
+        margins = parity.PARITY_MARGINS
+        result |= {"table": parity.table(found), "agreement": parity.agreements(found, seed=seed)}
+        if str(json) != "-":
+            _print_parity(result)
+    config = {"study": study, "size": size, "seed": seed, "margins": margins, "command": command_line()}
+    write_json(json, "validate-hardware", result, config, versions("scipy", "aihwkit"))
     if figures is not None:
         _draw(study, found, figures)
-    if any(not v.held for v in judged):
+    if any(not v.held for v in judged) or any(
+        row["judged"] and not row["agree"] for row in result.get("agreement", ())
+    ):
         raise typer.Exit(1)
+
+
+def _print_parity(result: Mapping[str, Any]) -> None:
+    """The table of both implementations beside software, and whether they agree."""
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("software, 32 bit", "4 bit", "aihwkit tiles", "crossbar")
+    shown = Table("weights", "tasks", "devices", "read after", *columns)
+    for row in result["table"]:
+        software = row["software"]
+        cells = [software[name]["mean"] if name in software else None for name in ("32 bit", "4 bit")]
+        if cells == [None, None]:
+            cells[1] = software["twin"]["mean"]
+        cells += [row.get(name, {}).get("error") for name in ("aihwkit", "crossbar")]
+        values = ["-" if cell is None else f"{cell:.4g}" for cell in cells]
+        shown.add_row(row["weights"], row["tasks"], row["devices"], f"{row['read_time_s']:g} s", *values)
+    Console().print(shown)
+    for row in result["agreement"]:
+        word = {True: "agree", False: "DIFFER", None: "undecided"}[row["agree"]]
+        high = "inf" if row["high"] is None else f"{row['high']:.3f}"
+        of = f" ({row['pooled']} conditions pooled)" if row["judged"] else ""
+        typer.echo(
+            f"{word:9} {row['name']}{of}: crossbar over aihwkit {row['ratio']:.3f} [{row['low']:.3f}, {high}], "
+            f"within {1 / row['margin']:.3f} .. {row['margin']:g}"
+        )
 
 
 def _draw(study: str, found: Mapping[Condition, Mapping[str, Any]], folder: Path) -> None:
