@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from ovonic.adapters.snntorch_cells import states_of
 from ovonic.adapters.torch_layers import refuse_layer
 
-__all__ = ["ENOUGH", "Link", "follow"]
+__all__ = ["ENOUGH", "Link", "follow", "kept"]
 
 SAME = {"to", "type", "type_as", "float", "double", "half", "clone", "contiguous", "detach", "detach_"}
 SHAPES = {"view", "reshape", "flatten"}
@@ -66,7 +66,7 @@ def follow(
     Raises: UnsupportedDynamics: something happens between the layers that no network says; whatever ``forward`` raises.
     """
     watch = _Watch(leaves, needed)
-    with suppress(_Enough), torch.no_grad(), torch.random.fork_rng(devices=[]), _kept(module), watch.hooked(), watch:
+    with suppress(_Enough), torch.no_grad(), torch.random.fork_rng(devices=[]), kept(module), watch.hooked(), watch:
         module(*example)
     return watch.told()
 
@@ -207,20 +207,20 @@ class _Watch(TorchFunctionMode):
 
 
 @contextmanager
-def _kept(module: nn.Module) -> Iterator[None]:
+def kept(module: nn.Module) -> Iterator[None]:
     """Leave every part of a module as it was: meanwhile its buffers are copies, and its neurons at rest."""
     stores = ("_buffers", "_parameters", "_modules")
-    kept = [
+    held = [
         (part, dict(vars(part)), {store: dict(getattr(part, store)) for store in stores}) for part in module.modules()
     ]
     try:
-        for part, _, stored in kept:
+        for part, _, stored in held:
             for name, buffer in stored["_buffers"].items():
                 rest = name in states_of(part)
                 part._buffers[name] = None if buffer is None else buffer.new_zeros(0) if rest else buffer.clone()
         yield
     finally:
-        for part, attributes, stored in kept:
+        for part, attributes, stored in held:
             vars(part).clear()
             vars(part).update(attributes)
             for store, entries in stored.items():

@@ -14,7 +14,7 @@ from ovonic.models.errors import ConfigError, DataError, nearest
 if TYPE_CHECKING:
     from ovonic.models.network import Network
 
-__all__ = ["convert"]
+__all__ = ["convert", "parse_shape"]
 
 OVONIC = "ovonic"
 """The form that keeps everything: NIR's own nodes with the contract, for any reader."""
@@ -76,7 +76,7 @@ def convert(
     if destination.exists() and not force:
         raise ConfigError(f"{destination}: is there already: name another file, or overwrite it by --force")
     form, words = _form(to), _words(lossy)
-    shape = _shape(input_shape) if input_shape is not None else None
+    shape = parse_shape(input_shape) if input_shape is not None else None
     options = Options(convention, reset, dt_ms, part, shape, _words(readouts))
     found = read_source(source, options)
     networks, lost = _approximated(found.networks, form, words)
@@ -116,7 +116,11 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The sizes of ``--input-shape``.
+
+    Raises: ConfigError: no whole numbers.
+    """
     sizes = _words(text)
     if not sizes or not all(size.isascii() and size.isdecimal() and 0 < int(size) < 2**24 for size in sizes):
         raise ConfigError(f"--input-shape {text}: give whole numbers, such as 784 or 1,28,28")

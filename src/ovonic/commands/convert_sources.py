@@ -17,7 +17,7 @@ from ovonic.models.errors import ConfigError, DataError, OvonicError, Unsupporte
 if TYPE_CHECKING:
     from ovonic.models.network import Network
 
-__all__ = ["OBJECT", "PARTS", "Options", "Source", "defined", "read_source"]
+__all__ = ["OBJECT", "PARTS", "Options", "Source", "defined", "from_object", "neurons_of", "read_source"]
 
 PARTS = ("lsg", "trainee")
 """The two networks of a robot."""
@@ -142,12 +142,16 @@ def _from_weights(source: str, options: Options) -> Source:
 def _from_python(path: Path, name: str, options: Options) -> Source:
     module = defined(path, name)
     try:
-        return _from_object(getattr(module, name), vars(module), options)
+        return from_object(getattr(module, name), vars(module), options)
     except OvonicError as error:
         raise type(error)(f"{path}:{name}: {error}") from error
 
 
-def _from_object(value: Any, namespace: Mapping[str, Any], options: Options) -> Source:
+def from_object(value: Any, namespace: Mapping[str, Any], options: Options) -> Source:
+    """The network of an object that a file defines; namespace: of the file.
+
+    Raises: OvonicError: nothing that is read, or an option that means nothing for it.
+    """
     from torch import nn
 
     from ovonic.models.network import Network
@@ -180,12 +184,17 @@ def _toolchain_of(module: Any) -> str:
 
     Raises: ConfigError: neither's, or both's.
     """
-    parts = list(module.modules())
-    holds = [name for name in ("snntorch", "norse") if any(_has_root(part, name) for part in parts)]
+    holds = neurons_of(module)
     if len(holds) != 1:
         whose = "snnTorch's and Norse's neurons side by side" if holds else "no neurons of snnTorch or Norse in it"
         raise ConfigError(f"{type(module).__name__}: {whose}")
     return holds[0]
+
+
+def neurons_of(module: Any) -> list[str]:
+    """The toolchains whose neurons a torch module holds."""
+    parts = list(module.modules())
+    return [name for name in ("snntorch", "norse") if any(_has_root(part, name) for part in parts)]
 
 
 def _has_root(value: Any, root: str) -> bool:

@@ -9,8 +9,10 @@ import typer
 
 from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
 from ovonic.commands.compare import SIMULATORS, parse_dtype, parse_names
+from ovonic.commands.validate_complexity import complexity
 from ovonic.commands.validate_eprop import eprop
 from ovonic.commands.validate_hardware import hardware
+from ovonic.commands.validate_model import model
 
 if TYPE_CHECKING:
     from ovonic.validation.conformance import Conformance
@@ -26,8 +28,10 @@ def _root() -> None:
     """Measure whether toolchains honour the description of a network."""
 
 
+app.command("complexity")(complexity)
 app.command("eprop")(eprop)
 app.command("hardware")(hardware)
+app.command("model")(model)
 
 
 @app.command("dynamics")
