@@ -12,6 +12,7 @@ from ovonic.commands.compare import SIMULATORS, parse_dtype, parse_names
 from ovonic.commands.validate_complexity import complexity
 from ovonic.commands.validate_eprop import eprop
 from ovonic.commands.validate_hardware import hardware
+from ovonic.commands.validate_paper import paper
 from ovonic.commands.validate_model import model
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def _root() -> None:
 app.command("complexity")(complexity)
 app.command("eprop")(eprop)
 app.command("hardware")(hardware)
+app.command("paper")(paper)
 app.command("model")(model)
 
 

@@ -1,0 +1,161 @@
+"""The paper's table: every panel, supplementary figure, equation, claim, limitation, suggestion, and what we found.
+
+Rows stand in ``paper_panels``, ``paper_arm_panels``, ``paper_supplement``, ``paper_claims`` and ``paper_outlook``, each
+with its thresholds; what a verdict means stands in ``paper_row``; where numbers come from in ``paper_files``. Here rows
+meet a result.
+
+Read for it: the article's text (abstract to methods; Nature Communications is open access), the captions of figure 2,
+and the published code. Not read: the supplement and the captions of the other figures; their panels are described as
+the text describes them.
+
+Reference: Ortner et al. 2025, Nature Communications 16:1243, arXiv 2405.05141.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ovonic.models.errors import ConfigError
+from ovonic.validation.paper_arm_panels import ARM_PANELS
+from ovonic.validation.paper_claims import CLAIMS
+from ovonic.validation.paper_outlook import LIMITATIONS, SUGGESTIONS
+from ovonic.validation.paper_panels import PANELS
+from ovonic.validation.paper_row import KINDS, VERDICTS, Kind, PaperRow, Reading, Unit, Verdict, judge, shown
+from ovonic.validation.paper_supplement import EQUATIONS, SUPPLEMENT
+from ovonic.validation.report_content import At, Cell, Section, Table, look_up
+from ovonic.validation.report_content import Unit as ReportUnit
+
+__all__ = ["ROWS", "TITLES", "PaperVerdict", "asked", "counts", "found", "paper_rows", "paper_section"]
+
+ROWS: tuple[PaperRow, ...] = (*PANELS, *ARM_PANELS, *SUPPLEMENT, *EQUATIONS, *CLAIMS, *LIMITATIONS, *SUGGESTIONS)
+
+TITLES: Mapping[Kind, str] = {
+    "panel": "Figures, panel by panel",
+    "supplement": "Supplement",
+    "equation": "Equations",
+    "claim": "Claims",
+    "limitation": "Limitations that the paper names",
+    "suggestion": "Experiments that it suggests",
+}
+
+COLUMNS = ("Where", "The paper, in our words", "Measured here", "Verdict")
+
+AS_REPORT: Mapping[Unit, ReportUnit] = {
+    "percent": "percent",
+    "points": "points",
+    "ratio": "ratio",
+    "mm": "tenths",
+    "number": "number",
+    "devices": "number",
+}
+
+
+@dataclass(frozen=True)
+class PaperVerdict:
+    """A row and what a result says of it."""
+
+    row: PaperRow
+    verdict: Verdict
+    readings: tuple[Reading, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values; ``readings`` in the order of the row's checks."""
+        row = self.row
+        return {
+            "key": row.key,
+            "where": row.where,
+            "kind": row.kind,
+            "says": row.says,
+            "verdict": self.verdict,
+            "readings": [reading.as_json() for reading in self.readings],
+            "why_not": row.why_not or None,
+            "note": row.note or None,
+        }
+
+
+def paper_rows(result: Mapping[str, Any], rows: Sequence[PaperRow] = ROWS) -> list[PaperVerdict]:
+    """Every row's verdict on what ``ovonic reproduce`` writes, or on what ``paper_files.gather`` makes of files."""
+    return [PaperVerdict(row, *judge(row, result)) for row in rows]
+
+
+def counts(verdicts: Sequence[PaperVerdict]) -> dict[str, int]:
+    """How many rows have each verdict, in the order of ``VERDICTS``."""
+    found = Counter(v.verdict for v in verdicts)
+    return {verdict: found[verdict] for verdict in VERDICTS if found[verdict]}
+
+
+def asked(reading: Reading) -> str:
+    """The threshold in words."""
+    check = reading.check
+    because = f", {check.because}" if check.because else ""
+    return f"{'at most' if check.relation == '<=' else 'at least'} {shown(check.threshold, check.unit)}{because}"
+
+
+def found(reading: Reading) -> str:
+    """The number that was read and its interval, as text."""
+    if reading.value is None:
+        return "not measured"
+    text = shown(reading.value, reading.check.unit)
+    if reading.low is None:
+        return text
+    high = "∞" if reading.high is None else shown(reading.high, reading.check.unit)
+    return f"{text} [{shown(reading.low, reading.check.unit)}, {high}]"
+
+
+def paper_section(result: Mapping[str, Any]) -> Section:
+    """The table as a chapter of a report on ``result``: numbers by place, the command where one is missing."""
+    verdicts = paper_rows(result)
+    number = counts(verdicts)
+    text = (
+        "Every panel, supplementary figure, equation, claim, limitation and suggestion of the paper, in our words, "
+        "beside what this run measured of it. Thresholds stand in the code (`validation/paper_panels.py` and its "
+        "neighbours). Rows whose checks differ hold in part; a check is close where its threshold lies within the "
+        "interval.\n\n"
+        + "; ".join(f"{verdict}: {count}" for verdict, count in number.items())
+        + f". Of {len(verdicts)} rows.\n\n"
+        "`ovonic validate paper --from FILE` fills in more rows from the results of other commands."
+    )
+    command = "ovonic validate paper --from report.json"
+    tables = []
+    for kind in KINDS:
+        decided = [v for v in verdicts if v.row.kind == kind and v.readings]
+        if decided:
+            rows = [(v.row.where, v.row.says, _measured(v, result), v.verdict) for v in decided]
+            tables.append(Table(TITLES[kind], COLUMNS, rows, command))
+    open_rows = [(v.row.where, v.row.says, v.row.why_not) for v in verdicts if not v.readings]
+    if open_rows:
+        tables.append(Table("Not checkable in simulation", (*COLUMNS[:2], "Why"), open_rows, command))
+    return Section("The paper, row by row", text, tables=tables)
+
+
+def _measured(verdict: PaperVerdict, result: Mapping[str, Any]) -> Cell:
+    parts: list[str | At] = []
+    for reading in verdict.readings:
+        name = reading.check.name
+        parts.append(f"{'; ' if parts else ''}{name}: ")
+        if reading.value is None:
+            parts.append(f"not measured in this run ({reading.command})")
+            continue
+        at = _at(reading, result)
+        unit = {"percent": " %", "points": " points", "mm": " mm"}.get(reading.check.unit, "")
+        parts += [found(reading)] if at is None else [at, unit]
+        parts.append(f" ({asked(reading)}: {reading.verdict})")
+    if verdict.row.note:
+        parts.append(f". {verdict.row.note}")
+    return tuple(parts)
+
+
+def _at(reading: Reading, result: Mapping[str, Any]) -> At | None:
+    """The reading's place, where a report can show it: a number, or an interval of a kind that it knows."""
+    place = reading.place
+    if place is None or place.over or place.minus:
+        return None
+    try:
+        value = look_up(result, place.path)
+    except ConfigError:
+        return None
+    known = not isinstance(value, Mapping) or {"ratio", "low", "high"} <= set(value) or {"mean", "ci95"} <= set(value)
+    return At(place.path, AS_REPORT[reading.check.unit]) if known else None

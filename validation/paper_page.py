@@ -1,0 +1,69 @@
+"""The paper's table as a page in Markdown, with the files and commands that its numbers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ovonic.validation.paper import TITLES, PaperVerdict, asked, counts, found
+from ovonic.validation.paper_row import KINDS
+
+__all__ = ["paper_page"]
+
+COLUMNS = "| where | the paper, in our words | measured | verdict |\n|---|---|---|---|\n"
+
+HEAD = """# The paper, row by row
+
+What Ortner et al. 2025 ([Nature Communications 16:1243](https://doi.org/10.1038/s41467-025-56345-4)) show and say, in
+our words, and what the simulation finds. Written by
+
+```
+{command}
+```
+
+**Thresholds stand in code** (`validation/paper_panels.py` and its neighbours), and a test changes numbers and sees
+verdicts turn. *Holds*: the number keeps its threshold, with its whole 95 % interval where it has one. *Close*: the
+threshold lies within the interval. *In part*: the checks of a row differ. *Not measured in this run*: the files given
+hold none of the numbers. *Not checkable*: nothing simulated could decide it, or nothing here does.
+
+**What was read of the paper**: its text from abstract to methods, the caption of figure 2, and the published code. The
+supplement was not read, nor the captions of the other figures: their panels are described as the text describes them.
+
+"""
+
+
+def paper_page(verdicts: Sequence[PaperVerdict], sources: Sequence[Mapping[str, Any]], command: str) -> str:
+    """The page.
+
+    Args: sources: of ``paper_files.gather``: file, command and day of each result. command: what makes the page.
+    """
+    total = ", ".join(f"{verdict}: {count}" for verdict, count in counts(verdicts).items())
+    numbers: dict[str, int] = {}
+    parts = [HEAD.format(command=command), f"{len(verdicts)} rows. {total[0].upper()}{total[1:]}.\n"]
+    for kind in KINDS:
+        rows = [v for v in verdicts if v.row.kind == kind]
+        parts.append(f"\n## {TITLES[kind]}\n\n{COLUMNS}")
+        parts += [f"| {_row(v, numbers)} |\n" for v in rows]
+    parts.append("\n## Commands\n\nThe numbers in brackets above; seeds are the commands' own unless named.\n\n")
+    parts += [f"{number}. `{text}`\n" for text, number in numbers.items()]
+    if sources:
+        parts.append("\n## Files\n\n| result | written | by |\n|---|---|---|\n")
+        parts += [f"| {s['file']} | {s['written']} | {_code(s['command'])} |\n" for s in sources]
+    return "".join(parts)
+
+
+def _row(verdict: PaperVerdict, numbers: dict[str, int]) -> str:
+    row = verdict.row
+    measured = []
+    for reading in verdict.readings:
+        number = numbers.setdefault(reading.command, len(numbers) + 1)
+        on = f" on {reading.place.on}" if reading.place and reading.place.on else ""
+        value = f"**{found(reading)}**" if reading.value is not None else "not measured"
+        measured.append(f"{reading.check.name}: {value}{on}, {asked(reading)}: {reading.verdict} [{number}]")
+    measured += [text for text in (row.why_not and f"{row.why_not}.", row.note) if text]
+    cells = (row.where, row.says, "<br>".join(measured), verdict.verdict)
+    return " | ".join(cell.replace("|", "\\|") for cell in cells)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`".replace("|", "\\|") if text else ""
