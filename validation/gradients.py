@@ -4,9 +4,10 @@
     autograd      reverse-mode differentiation with the recurrent and the reset path detached
     brian2        traces in Brian2's synapses, by its own equations                  (``adapters.brian2_eprop``)
     nest          NEST's own plasticity, the models of 2020; nest-online: eprop_iaf  (``adapters.nest_eprop``)
+    braintrace    braintrace's own ``EProp``, in JAX                                 (``adapters.braintrace``)
     snntorch      our rule on a trace that snnTorch recorded; norse: on Norse's
 
-The first five are independent of the rule; the last two are not, they show that nothing is lost between a toolchain's
+The first six are independent of the rule; the last two are not, they show that nothing is lost between a toolchain's
 run and our rule (end to end). A reference agrees if its spikes are ours and the largest difference of each gradient,
 over the largest magnitude of ours, is within ``TOLERANCE``. Normalisations are converted, never excused: the adapters
 say which. Beside them stands backpropagation through time, which e-prop does not claim to be: ``against_bptt``.
@@ -74,7 +75,7 @@ Array = NDArray[Any]
 TOLERANCE = 1e-10
 """Largest difference of a gradient over its largest magnitude, in float64."""
 
-INDEPENDENT = ("written-out", "autograd", "brian2", "nest", "nest-online")
+INDEPENDENT = ("written-out", "autograd", "brian2", "nest", "nest-online", "braintrace")
 END_TO_END = ("snntorch", "norse")
 REFERENCES = (*INDEPENDENT, *END_TO_END)
 
@@ -220,6 +221,10 @@ def _by(reference: str, episode: Episode) -> EpropEpisode:
         return nest_eprop.run_eprop(
             episode.network, episode.inputs, episode.targets or None, signal=episode.signal, models=models
         )
+    if reference == "braintrace":
+        from ovonic.adapters import braintrace
+
+        return braintrace.run_eprop(episode.network, episode.inputs, episode.targets or None, signal=episode.signal)
     toolchain: Any = adapter(reference)
     return _ours(episode, toolchain.run(episode.network, episode.inputs).detach())
 
