@@ -216,6 +216,14 @@ class TraineeChip:
         )
         self._now, self._then = (self._read(state.g_read) for state in (self.state, self.late))
 
+    def programming(self) -> dict[str, float]:
+        """What it took to program the chip: devices, cells, pulses."""
+        return {
+            "devices": float(self.programmed.sum()),
+            "cells": float(self.programmed.any(0).sum()),
+            "pulses": float(self.state.pulses.sum()),
+        }
+
     def lessons(
         self,
         clock: Tensor,

@@ -21,6 +21,7 @@ from ovonic.models.natural_eprop import Engine, InnerLoop
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig
 from ovonic.models.seeds import derive_seed, stream
 from ovonic.tasks.robot import ENGINE, MovementErrors, Robot, movement_errors
+from ovonic.tasks.robot_aihwkit import TraineeTiles
 from ovonic.tasks.robot_crossbar import COUNTS, CrossbarSettings, TraineeChip
 from ovonic.tasks.robot_energy import lesson_counts, lesson_energy
 from ovonic.tasks.robot_evaluation import BATCH, rounding_stream, summary
@@ -126,6 +127,7 @@ def evaluate_on_chips(
     batch: int | None = None,
     on_batch: Callable[[int], None] | None = None,
     engine: Engine = ENGINE,
+    make: Callable[..., TraineeChip | TraineeTiles] = TraineeChip,
 ) -> ChipEvaluation:
     """Give a lesson on each of the movements 0 .. trajectories - 1 of ``seed`` to each of the chips 0 .. chips - 1.
 
@@ -138,7 +140,8 @@ def evaluate_on_chips(
         batch: movements at a time; by default as in software, and fewer where updates are not rounded, as they then
             program every cell.
         on_batch: told how many lessons on chips were just finished.
-        engine: what runs the networks in software.
+        engine: what runs the networks in software. make: what simulates a chip: ``TraineeChip``, our crossbar, or
+            ``robot_aihwkit.TraineeTiles``.
     Raises: ConfigError: no update, no chip, or no movement.
     """
     if trajectories < 1 or chips < 1:
@@ -148,7 +151,8 @@ def evaluate_on_chips(
     size = batch or (BATCH if inner.step else BATCH // 5)
     model = robot.module(engine=engine)
     trainee = model.trainee.describe()
-    drawn = [TraineeChip(trainee, settings, seed=derive_seed(seed, "chip", number)) for number in range(chips)]
+    drawn = [make(trainee, settings, seed=derive_seed(seed, "chip", number)) for number in range(chips)]
+    programming = [chip.programming() for chip in drawn]
     software: list[list[MovementErrors]] = [[], []]
     hardware: list[list[list[MovementErrors]]] = [[[] for _ in drawn] for _ in range(2)]
     counts: dict[str, list[list[NDArray[np.int64]]]] = {name: [[] for _ in drawn] for name in COUNTS}
@@ -182,11 +186,7 @@ def evaluate_on_chips(
         twin_before,
         twin_after,
         counts={n: np.stack([np.concatenate(p) for p in parts]).astype(np.float64) for n, parts in counts.items()},
-        programmed={
-            "devices": float(np.mean([chip.programmed.sum() for chip in drawn])),
-            "cells": float(np.mean([chip.programmed.any(0).sum() for chip in drawn])),
-            "pulses": float(np.mean([chip.state.pulses.sum() for chip in drawn])),
-        },
+        programmed={name: float(np.mean([took[name] for took in programming])) for name in programming[0]},
         network=robot.config,
         spec=spec,
         seed=seed,

@@ -39,7 +39,8 @@ from ovonic.tasks.fewshot_energy import task_counts, task_energy
 from ovonic.tasks.fewshot_evaluation import evaluate
 from ovonic.tasks.fewshot_hardware import aihwkit_chips
 from ovonic.tasks.robot import resolve_robot, spec_for
-from ovonic.tasks.robot_crossbar import CrossbarSettings
+from ovonic.tasks.robot_aihwkit import TraineeTiles
+from ovonic.tasks.robot_crossbar import CrossbarSettings, TraineeChip
 from ovonic.tasks.robot_crossbar_evaluation import evaluate_on_chips
 from ovonic.tasks.robot_evaluation import evaluate_robot
 from ovonic.tasks.statistics import error_ratio, loss_ratio
@@ -244,8 +245,8 @@ def measure(
     changes: dict[str, Any] = {}
     if condition.noise_model != "none":
         changes = {"prog_scale": condition.noise_scale, "read_scale": condition.noise_scale}
-        if condition.zero_targets is not None:
-            changes["zero_targets"] = condition.zero_targets
+        zeros = condition.zero_targets or {"crossbar": None, "aihwkit": "noisy"}[condition.hardware]
+        changes |= {} if zeros is None else {"zero_targets": zeros}
     model = resolve_device_model(condition.noise_model, **changes)
     periphery = Periphery(w_noise=condition.noise_scale * Periphery.w_noise, compensation=condition.compensation)
     tell = on_steps or (lambda _: None)
@@ -261,11 +262,17 @@ def _robot(
 ) -> dict[str, Any]:
     robot = resolve_robot(c.weights)
     inner = robot.inner if c.updates is None else replace(robot.inner, updates=c.updates)
-    if c.hardware != "crossbar":
-        raise ConfigError(f"{c.name}: the arm's trainee is simulated on the crossbar alone")
     settings = CrossbarSettings(model, periphery, read_time_s=c.read_time_s, adapt_on=c.adapt_on)
     found = evaluate_on_chips(
-        robot, spec_for(robot), size.tasks, inner, settings, size.chips, seed, on_batch=lambda n: tell(n)
+        robot,
+        spec_for(robot),
+        size.tasks,
+        inner,
+        settings,
+        size.chips,
+        seed,
+        on_batch=lambda n: tell(n),
+        make=TraineeChip if c.hardware == "crossbar" else TraineeTiles,
     )
     losses, own = found.after["loss"], found.software_after["loss"]
     best = min(_losses(c.weights, inner, size.tasks, seed), own, key=lambda row: float(row.mean()))
