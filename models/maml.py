@@ -25,6 +25,7 @@ from torch import Tensor
 from ovonic.models.errors import ConfigError
 from ovonic.models.fewshot_cnn import FewshotCNN
 from ovonic.models.quantise import ROUNDINGS, quantise
+from ovonic.models.shared_draws import Source, common, samples_around
 from ovonic.models.weight_noise import WeightNoise, noisy, weight_noise
 
 __all__ = [
@@ -81,13 +82,13 @@ class Precision:
         """Whether each task sees its own draw of the kernels."""
         return self.noise is not None or (self.bits != 32 and self.rounding == "stochastic")
 
-    def round(self, w: Tensor, generator: torch.Generator | None) -> Tensor:
+    def round(self, w: Tensor, generator: Source | None) -> Tensor:
         return quantise(w, self.bits, self.rounding, generator)
 
-    def round_readout(self, w: Tensor, generator: torch.Generator | None) -> Tensor:
+    def round_readout(self, w: Tensor, generator: Source | None) -> Tensor:
         return self.round(w / self.readout_range, generator) * self.readout_range if self.bits != 32 else w
 
-    def kernel(self, w: Tensor, generator: torch.Generator | None) -> Tensor:
+    def kernel(self, w: Tensor, generator: Source | None) -> Tensor:
         """The kernel one task sees: rounded, then disturbed; gradients pass straight through."""
         w = self.round(w, generator)
         if self.noise is None:
@@ -116,7 +117,7 @@ class SoftwareReadout:
 
     w: Tensor
     precision: Precision = field(default_factory=Precision)
-    generator: torch.Generator | None = None
+    generator: Source | None = None
 
     @classmethod
     def of(
@@ -124,7 +125,7 @@ class SoftwareReadout:
         net: FewshotCNN,
         tasks: int,
         precision: Precision,
-        generator: torch.Generator | None = None,
+        generator: Source | None = None,
         n_way: int | None = None,
     ) -> SoftwareReadout:
         """The network's initial read-out for ``n_way`` classes (default: its own), rounded for each task."""
@@ -185,7 +186,7 @@ def meta_gradient(
     query_labels: Tensor,
     *,
     precision: Precision | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
 ) -> tuple[float, float]:
     """Add the outer gradient of a meta-batch to ``.grad`` of the network's parameters.
 
@@ -196,17 +197,23 @@ def meta_gradient(
     Args:
         support: [tasks, S, 1, 28, 28]; query: [tasks, Q, 1, 28, 28]; labels: [tasks, S] and [tasks, Q] int64.
         precision: rounding and noise of the weights; each task has its own draw of the kernels.
+        generator: of these draws; a ``Part`` where the tasks are a part of a batch (never with ``"meta-batch"``).
     Returns: the mean query loss and the query accuracy.
     """
     precision = precision or Precision()
     tasks = len(support)
     chunk = tasks if net.config.norm == "meta-batch" else 1
     shared = None if precision.varies_by_task else _leaves(net, precision, generator)
+    before, after = (0, 0) if shared else samples_around(generator, tasks)
     pieces = []
+    for _ in range(before):
+        _leaves(net, precision, generator)
     for start in range(0, tasks, chunk):
         kernels = shared or _leaves(net, precision, generator)
         part = slice(start, start + chunk)
         pieces.append((kernels, net.features(support[part], query[part], weights=kernels)))
+    for _ in range(after):
+        _leaves(net, precision, generator)
     f_support = torch.cat([f[0].detach() for _, f in pieces]).requires_grad_()
     f_query = torch.cat([f[1].detach() for _, f in pieces]).requires_grad_()
     readout = SoftwareReadout.of(net, tasks, precision, generator)
@@ -223,9 +230,9 @@ def meta_gradient(
     return loss.item(), accuracy.item()
 
 
-def _leaves(net: FewshotCNN, precision: Precision, generator: torch.Generator | None) -> list[Tensor]:
+def _leaves(net: FewshotCNN, precision: Precision, generator: Source | None) -> list[Tensor]:
     with torch.no_grad():
-        kernels = [precision.kernel(w, generator) for w in net.conv_weights()]
+        kernels = [precision.kernel(w, common(generator)) for w in net.conv_weights()]
     return [k.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for k in kernels]
 
 
@@ -237,7 +244,7 @@ def whole_network_loss(
     query_labels: Tensor,
     *,
     precision: Precision | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
     first_order: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """MAML proper: kernels and read-out adapt alike, at the rates ``net.inner_lr``.
@@ -249,10 +256,13 @@ def whole_network_loss(
     if net.config.norm == "meta-batch":
         raise ConfigError("norm 'meta-batch' couples tasks: whole-network MAML adapts each alone, use 'support'")
     precision = precision or Precision()
+    draws = common(generator)
+    before, after = samples_around(generator, len(support))
     all_logits = []
+    _pass_over(net, precision, draws, before)
     for t in range(len(support)):
-        weights = [precision.kernel(w, generator) for w in net.conv_weights()]
-        readout = precision.round_readout(net.readout.weight, generator)
+        weights = [precision.kernel(w, draws) for w in net.conv_weights()]
+        readout = precision.round_readout(net.readout.weight, draws)
         weights.append(readout if readout.requires_grad else readout.detach().requires_grad_())
         images, unseen = support[t : t + 1], query[t : t + 1]
         for eta in net.inner_lr:
@@ -263,9 +273,23 @@ def whole_network_loss(
             loss = F.cross_entropy(features[0] @ weights[-1].T, support_labels[t])
             gradients = torch.autograd.grad(loss, weights, create_graph=not first_order)
             *kernels, readout = (w - eta * g for w, g in zip(weights, gradients, strict=True))
-            weights = [precision.round(kernel, generator) for kernel in kernels]
-            weights.append(precision.round_readout(readout, generator))
+            weights = [precision.round(kernel, draws) for kernel in kernels]
+            weights.append(precision.round_readout(readout, draws))
         _, features = net.features(images, unseen, weights=weights[:-1], differentiable_twice=True)
         all_logits.append(features[0] @ weights[-1].T)
+    _pass_over(net, precision, draws, after)
     logits = torch.stack(all_logits)
     return F.cross_entropy(logits.flatten(0, 1), query_labels.flatten()), logits
+
+
+@torch.no_grad()
+def _pass_over(net: FewshotCNN, precision: Precision, draws: torch.Generator | None, tasks: int) -> None:
+    """Draw what ``whole_network_loss`` draws for so many tasks, and drop it."""
+    for _ in range(tasks):
+        for w in net.conv_weights():
+            precision.kernel(w, draws)
+        precision.round_readout(net.readout.weight, draws)
+        for _ in net.inner_lr:
+            for w in net.conv_weights():
+                precision.round(w, draws)
+            precision.round_readout(net.readout.weight, draws)

@@ -37,6 +37,7 @@ from ovonic.models.lif import PUBLISHED, Paths, masked, pseudo_derivative
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Pair, initial_pair
 from ovonic.models.network import Network
 from ovonic.models.quantise import ROUNDINGS, round_to_step
+from ovonic.models.shared_draws import Source
 from ovonic.models.simulation import Product, Simulator, run
 from ovonic.models.surrogates import PUBLISHED_SLOPE, Surrogate
 from ovonic.models.trace import Trace
@@ -146,7 +147,7 @@ def teach(
     inner: InnerLoop | None = None,
     weights: Mapping[str, Tensor] | None = None,
     products: Products | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
     surrogate: Surrogate = PUBLISHED_SLOPE,
     paths: Paths = PUBLISHED,
     engine: Engine = run,
@@ -192,7 +193,7 @@ def update(
     trial: Trace,
     learning_signal: Tensor,
     inner: InnerLoop | None = None,
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
     surrogate: Surrogate = PUBLISHED_SLOPE,
 ) -> Update:
     """The update that follows from a trial, from whatever toolchain its trace comes; arguments as in ``teach``."""
@@ -259,7 +260,7 @@ class NaturalEProp(nn.Module):
         clock: Tensor,
         lsg_input: Tensor,
         inner: InnerLoop | None = None,
-        generator: torch.Generator | None = None,
+        generator: Source | None = None,
         products: Products | None = None,
         lsg_products: Products | None = None,
     ) -> Lesson:
@@ -277,7 +278,7 @@ class NaturalEProp(nn.Module):
         clock: Tensor,
         learning_signal: Tensor,
         inner: InnerLoop | None = None,
-        generator: torch.Generator | None = None,
+        generator: Source | None = None,
         products: Products | None = None,
     ) -> Lesson:
         """A lesson with given learning signals, as controls need (random, shuffled)."""

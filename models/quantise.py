@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ovonic.models.errors import ConfigError
+from ovonic.models.shared_draws import Source, uniform
 
 __all__ = ["ROUNDINGS", "levels", "quantise", "round_to_step"]
 
@@ -22,7 +23,7 @@ def levels(bits: int) -> Tensor:
     return torch.arange(-n, n, dtype=torch.float32) / n
 
 
-def quantise(w: Tensor, bits: int, rounding: str = "stochastic", generator: torch.Generator | None = None) -> Tensor:
+def quantise(w: Tensor, bits: int, rounding: str = "stochastic", generator: Source | None = None) -> Tensor:
     """Round ``w`` to the grid of ``bits`` bits; the gradient passes straight through.
 
     Args:
@@ -43,9 +44,7 @@ def quantise(w: Tensor, bits: int, rounding: str = "stochastic", generator: torc
     return _straight_through(w, rounded)
 
 
-def round_to_step(
-    delta: Tensor, step: float, rounding: str = "nearest", generator: torch.Generator | None = None
-) -> Tensor:
+def round_to_step(delta: Tensor, step: float, rounding: str = "nearest", generator: Source | None = None) -> Tensor:
     """Round ``delta`` to multiples of ``step``, unclipped; the gradient passes straight through.
 
     Raises: ConfigError: ``step`` is not positive or ``rounding`` unknown.
@@ -57,12 +56,12 @@ def round_to_step(
     return _straight_through(delta, rounded)
 
 
-def _round(x: Tensor, rounding: str, generator: torch.Generator | None) -> Tensor:
+def _round(x: Tensor, rounding: str, generator: Source | None) -> Tensor:
     if rounding == "nearest":
         return torch.round(x)
     if rounding == "stochastic":
         below = torch.floor(x)
-        u = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+        u = uniform(x, generator)
         return below + (u >= 1 - (x - below))  # exact where x + u - 0.5 rounds, and would move levels
     raise ConfigError(f"rounding {rounding!r}: choose one of {', '.join(ROUNDINGS)}")
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from ovonic.models.device_model import DeviceModel
 from ovonic.models.errors import ConfigError
 from ovonic.models.pcm import device_model
+from ovonic.models.shared_draws import Source, common, normal
 from ovonic.models.splitting import conductances
 
 __all__ = ["Devices", "NoisyWeights", "Uniform", "WeightNoise", "noisy", "weight_noise"]
@@ -73,7 +74,7 @@ def weight_noise(level: float = 0.0, noise_model: str | None = None) -> WeightNo
     return Devices(device_model(noise_model))
 
 
-def noisy(w: Tensor, noise: WeightNoise, w_max: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def noisy(w: Tensor, noise: WeightNoise, w_max: Tensor, generator: Source | None = None) -> Tensor:
     """A reading of ``w`` [..., in, out]; the gradient passes straight through.
 
     Args: w_max: full scale, scalar or [out]; a column of zeros has no noise.
@@ -81,10 +82,10 @@ def noisy(w: Tensor, noise: WeightNoise, w_max: Tensor, generator: torch.Generat
     return w + _error(w, noise, w_max, generator)
 
 
-def _error(w: Tensor, noise: WeightNoise, w_max: Tensor, generator: torch.Generator | None) -> Tensor:
+def _error(w: Tensor, noise: WeightNoise, w_max: Tensor, generator: Source | None) -> Tensor:
     with torch.no_grad():
         sigma = noise.sigma(w / w_max.clamp(min=torch.finfo(w.dtype).tiny)) * w_max
-        return sigma * torch.randn(w.shape, generator=generator, dtype=w.dtype, device=w.device)
+        return sigma * normal(w, generator)
 
 
 class NoisyWeights:
@@ -97,7 +98,7 @@ class NoisyWeights:
     Args: noise: of the devices; generator: of its draws, in the order of the calls.
     """
 
-    def __init__(self, noise: WeightNoise, generator: torch.Generator) -> None:
+    def __init__(self, noise: WeightNoise, generator: Source) -> None:
         self.noise, self.generator = noise, generator
         self._scales: dict[str, Tensor] = {}
         self._errors: dict[str, Tensor] = {}
@@ -108,7 +109,7 @@ class NoisyWeights:
         for name, w in weights.items():
             if name not in self._errors:
                 self._scales[name] = w.detach().abs().max()
-                self._errors[name] = _error(w, self.noise, self._scales[name], self.generator)
+                self._errors[name] = _error(w, self.noise, self._scales[name], common(self.generator))
             target = w
             if name in changes:
                 target = w + changes[name]

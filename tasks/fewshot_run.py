@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from ovonic.adapters.checkpoints import load_checkpoint, save_checkpoint
+from ovonic.adapters.checkpoints import save_checkpoint
 from ovonic.adapters.files import write_atomically
 from ovonic.adapters.weights import resolve_fewshot, save_fewshot
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.models.fewshot_cnn import FewshotCNN
 from ovonic.tasks.characters import CharacterSet
+from ovonic.tasks.data_parallel import ALONE, Processes, first_checkpoint
 from ovonic.tasks.datasets import GLYPHS, load_characters
 from ovonic.tasks.fewshot import run_tasks, software_learner
 from ovonic.tasks.fewshot_training import TrainingConfig, TrainingState, meta_train
@@ -73,6 +74,7 @@ def training_run(
     on_step: Callable[[TrainingState, float, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
     save_every: int = 50,
+    processes: Processes = ALONE,
 ) -> tuple[FewshotCNN, TrainingState]:
     """Train in the folder ``out``: a checkpoint, ``metrics.json``, and at the end ``weights.safetensors``.
 
@@ -80,11 +82,12 @@ def training_run(
         init: weights to start from in place of random ones. provenance: command and versions, kept in the weights.
         resume: continue from the folder's checkpoint if there is one; it must be of the same run.
         on_start: told the state before the first step; on_step, stop, save_every: as ``meta_train``.
+        processes: those that share each batch; the first alone reads and writes in ``out``.
     Returns: the averaged network and the last state.
     Raises: ConfigError: a run is there and ``resume`` is false, or it is another run. What ``meta_train`` raises.
     """
     checkpoint = out / CHECKPOINT
-    if checkpoint.exists() and not resume:
+    if processes.first and checkpoint.exists() and not resume:
         raise ConfigError(f"{checkpoint}: a run is there already: pass --resume to continue it, or another folder")
     network = config.network
     net = FewshotCNN(network, torch.Generator().manual_seed(config.seed))
@@ -94,6 +97,8 @@ def training_run(
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
+    if processes.count > 1:
+        identity["processes"] = processes.count
     if init is not None:
         start, origin = resolve_fewshot(init)
         _take_over(net, start, init)
@@ -101,18 +106,33 @@ def training_run(
     real, glyphs, held_out = training_data(data)
     identity["characters"] = {name: len(s) for name, s in (("real", real), ("glyphs", glyphs)) if s is not None}
     state = TrainingState(config, net)
-    if checkpoint.exists():
-        state.restore(*load_checkpoint(checkpoint, identity))
+    if saved := first_checkpoint(processes, checkpoint, identity):
+        state.restore(*saved)
+    processes.same([*state.net.parameters(), *state.average.parameters()])
     if on_start:
         on_start(state)
 
     def save(state: TrainingState) -> Path:
+        if not processes.first:
+            return checkpoint
         save_checkpoint(checkpoint, state.tensors(), identity, state.progress())
         metrics = {"config": identity, "history": state.history, "validation": state.validation, **provenance}
         write_atomically(out / METRICS, json.dumps(metrics))
         return checkpoint
 
-    trained = meta_train(state, real, glyphs, held_out, on_step=on_step, save=save, save_every=save_every, stop=stop)
+    trained = meta_train(
+        state,
+        real,
+        glyphs,
+        held_out,
+        on_step=on_step,
+        save=save,
+        save_every=save_every,
+        stop=stop,
+        processes=processes,
+    )
+    if not processes.first:
+        return trained, state
     training = {
         **provenance,
         **identity,

@@ -2,7 +2,7 @@
 
 A run is a function of its configuration and data alone: step s draws its tasks, its rounding and its noise from
 (seed, s), so a run that was stopped and resumed ends with the very weights of one that was not (same torch release,
-same number of threads).
+same numbers of threads and processes).
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from torch import Tensor
 from ovonic.models.errors import ConfigError, DivergenceError
 from ovonic.models.fewshot_cnn import CNNConfig, FewshotCNN
 from ovonic.models.maml import Precision, meta_gradient, whole_network_loss
+from ovonic.models.shared_draws import Source
 from ovonic.tasks.characters import CharacterSet
+from ovonic.tasks.data_parallel import ALONE, Processes
 from ovonic.tasks.episodes import EpisodeBatch, EpisodeSpec, sample_episodes
 from ovonic.tasks.fewshot import task_accuracy
 from ovonic.tasks.statistics import interval
@@ -35,7 +37,7 @@ class TrainingConfig:
 
     Attributes:
         network: the CNN. episode: how tasks are drawn. precision: bits, rounding and noise of the weights.
-        steps: outer updates. tasks: tasks an outer update.
+        steps: outer updates. tasks: tasks an outer update, of all processes together.
         lr: Adam's rate (eps 1e-7, as published), constant, then falling to zero along a half cosine over the last
             ``decay`` of the run.
         learn_inner_lr: meta-learn the inner rates (one an update).
@@ -139,6 +141,7 @@ def meta_train(
     save: Callable[[TrainingState], Path | None] | None = None,
     save_every: int = 50,
     stop: Callable[[], bool] | None = None,
+    processes: Processes = ALONE,
 ) -> FewshotCNN:
     """Run the outer loop from ``state.step`` to ``config.steps``.
 
@@ -149,20 +152,27 @@ def meta_train(
         on_step: called after each step with the state, the loss and the accuracy of the step's query sets.
         save: writes a checkpoint and returns its path; called every ``save_every`` steps, at the end, and on a stop.
         stop: asked after each step; true ends the run there, its checkpoint saved.
+        processes: those that share each batch of tasks; the first alone validates.
     Returns: the averaged network.
-    Raises: ConfigError: nothing to learn from. DivergenceError: the loss is not finite. KeyboardInterrupt: ``stop``.
+    Raises: ConfigError: nothing to learn from, or tasks that cannot be shared. DivergenceError: the loss is not finite. KeyboardInterrupt: ``stop``.
     """
     config = state.config
     if characters is None and glyphs is None:
         raise ConfigError("nothing to learn from: give characters, glyphs or both")
+    if processes.count > 1 and config.network.norm == "meta-batch":
+        raise ConfigError(
+            "norm 'meta-batch' couples all tasks of a batch: it is not for several processes, use support or transductive"
+        )
     last_saved: Path | None = None
     while state.step < config.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = config.rate(state.step)
-        batch = _draw(config, characters, glyphs, state.step).to(config.device)
+        batch = _draw(config, characters, glyphs, state.step, processes).to(config.device)
         generator = torch.Generator(config.device).manual_seed(_mix(config.seed, state.step))
         state.optimizer.zero_grad(set_to_none=True)
-        loss, accuracy = _outer_gradient(config, state.net, batch, generator)
+        loss, accuracy = _outer_gradient(config, state.net, batch, processes.source(generator))
+        processes.average_gradients(state.net.parameters())
+        loss, accuracy = processes.average({"loss": loss, "accuracy": accuracy}).values()
         if not math.isfinite(loss):
             raise DivergenceError(
                 f"meta-training diverged at step {state.step}: the loss is {loss}. Last good checkpoint: "
@@ -175,9 +185,13 @@ def meta_train(
             for kept, new in zip(state.average.parameters(), state.net.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
         state.history.append({"step": state.step, "loss": loss, "accuracy": accuracy})
-        if held_out is not None and (state.step % config.validate_every == 0 or state.step == config.steps):
+        if (
+            processes.first
+            and held_out is not None
+            and (state.step % config.validate_every == 0 or state.step == config.steps)
+        ):
             state.validation.append(_validate(config, state, held_out))
-        stopping = stop is not None and stop()
+        stopping = processes.any(stop is not None and stop())
         if save and (state.step % save_every == 0 or state.step == config.steps or stopping):
             last_saved = save(state)
         if on_step:
@@ -192,18 +206,24 @@ def _mix(*numbers: int) -> int:
 
 
 def _draw(
-    config: TrainingConfig, characters: CharacterSet | None, glyphs: CharacterSet | None, step: int
+    config: TrainingConfig,
+    characters: CharacterSet | None,
+    glyphs: CharacterSet | None,
+    step: int,
+    processes: Processes = ALONE,
 ) -> EpisodeBatch:
+    """This process's share of the step's tasks; of two sources, the real ones stand first."""
     indices = range(step * config.tasks, (step + 1) * config.tasks)
     if characters is None or glyphs is None:
-        return sample_episodes(characters or glyphs, config.episode, config.seed, indices)  # type: ignore[arg-type]
+        share = list(processes.share(indices, "tasks"))
+        return sample_episodes(characters or glyphs, config.episode, config.seed, share)  # type: ignore[arg-type]
     synthetic = np.random.default_rng([config.seed, step, 1]).random(config.tasks) < config.glyph_fraction
+    order = sorted(zip(synthetic.tolist(), indices, strict=True))
+    chosen = {of: [i for s, i in processes.share(order, "tasks") if s == of] for of in (False, True)}
     parts = [
-        sample_episodes(
-            source, config.episode, config.seed, [i for i, s in zip(indices, synthetic, strict=True) if s == of]
-        )
+        sample_episodes(source, config.episode, config.seed, chosen[of])
         for source, of in ((characters, False), (glyphs, True))
-        if (synthetic == of).any()
+        if chosen[of]
     ]
     return EpisodeBatch(
         torch.cat([part.support for part in parts]),
@@ -215,7 +235,7 @@ def _draw(
 
 
 def _outer_gradient(
-    config: TrainingConfig, net: FewshotCNN, batch: EpisodeBatch, generator: torch.Generator
+    config: TrainingConfig, net: FewshotCNN, batch: EpisodeBatch, generator: Source
 ) -> tuple[float, float]:
     tensors = (batch.support, batch.support_labels, batch.query, batch.query_labels)
     if config.adapt == "head":

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from ovonic.adapters.checkpoints import load_checkpoint, save_checkpoint
+from ovonic.adapters.checkpoints import save_checkpoint
 from ovonic.adapters.files import write_atomically
 from ovonic.adapters.weights_robot import save_robot
 from ovonic.models.errors import ConfigError, DataError
+from ovonic.tasks.data_parallel import ALONE, Processes, first_checkpoint
 from ovonic.tasks.robot import Robot, resolve_robot
 from ovonic.tasks.robot_training import RobotTrainingConfig, RobotTrainingState, robot_train
 
@@ -33,6 +34,7 @@ def training_run(
     on_step: Callable[[RobotTrainingState, dict[str, float]], None] | None = None,
     stop: Callable[[], bool] | None = None,
     save_every: int = 50,
+    processes: Processes = ALONE,
 ) -> tuple[Robot, RobotTrainingState]:
     """Train in the folder ``out``: a checkpoint, ``metrics.json``, and at the end ``weights.safetensors``.
 
@@ -40,38 +42,52 @@ def training_run(
         init: weights to start from in place of random ones. provenance: command and versions, kept in the weights.
         resume: continue from the folder's checkpoint if there is one; it must be of the same run.
         on_start: told the state before the first step; on_step, stop, save_every: as ``robot_train``.
+        processes: those that share each batch; the first alone reads and writes in ``out``.
     Returns: the averaged networks and the last state.
     Raises: ConfigError: a run is there and ``resume`` is false, it is another run, or ``init`` is of other sizes. What
         ``robot_train`` raises.
     """
     checkpoint = out / CHECKPOINT
-    if checkpoint.exists() and not resume:
+    if processes.first and checkpoint.exists() and not resume:
         raise ConfigError(f"{checkpoint}: a run is there already: pass --resume to continue it, or another folder")
     identity: dict[str, Any] = {
         "training": _named(config),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
+    if processes.count > 1:
+        identity["processes"] = processes.count
     start = None
     if init is not None:
         start = resolve_robot(init)
         identity["init"] = start.provenance["sha256"]
     state = RobotTrainingState(config, start)
-    resumed = checkpoint.exists()
-    if resumed:
-        state.restore(*load_checkpoint(checkpoint, identity))
+    saved = first_checkpoint(processes, checkpoint, identity)
+    if saved:
+        state.restore(*saved)
+    processes.same([*state.net.parameters(), *state.average.parameters()])
     if on_start:
         on_start(state)
 
     def keep(state: RobotTrainingState) -> Path:
+        if not processes.first:
+            return checkpoint
         save_checkpoint(checkpoint, state.tensors(), identity, state.progress())
         metrics = {"config": identity, "history": state.history, "validation": state.validation, **provenance}
         write_atomically(out / METRICS, json.dumps(metrics))
         return checkpoint
 
     robot_train(
-        state, on_step=on_step, save=keep, save_every=save_every, stop=stop, last_saved=checkpoint if resumed else None
+        state,
+        on_step=on_step,
+        save=keep,
+        save_every=save_every,
+        stop=stop,
+        last_saved=checkpoint if saved else None,
+        processes=processes,
     )
+    if not processes.first:
+        return state.robot(), state
     robot = state.robot(
         {
             **provenance,

@@ -4,8 +4,8 @@
              (``models.outer_loss``) -> gradient of all six weights -> clipped in norm -> Adam -> running average
 
 A run is a function of its configuration alone: step s draws its movements and its rounding from (seed, s), so a run
-that was stopped and resumed ends with the very weights of one that was not (same torch release, same number of threads,
-same engine).
+that was stopped and resumed ends with the very weights of one that was not (same torch release, same numbers of threads and
+processes, same engine).
 
 Movement i of a seed depends on (seed, i) alone (``tasks.trajectories``), so parts of a run, and evaluations of the
 same seed, are kept apart by number: evaluations count from 0, validation from 2^31, training from 2^32.
@@ -29,6 +29,7 @@ from ovonic.models.natural_eprop import InnerLoop, Lesson
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start, initial_pair
 from ovonic.models.outer_loss import Objective, outer_loss
 from ovonic.models.weight_noise import NoisyWeights, WeightNoise, weight_noise
+from ovonic.tasks.data_parallel import ALONE, Processes
 from ovonic.tasks.robot import MovementErrors, Robot, kinematics, movement_errors, movement_family
 from ovonic.tasks.statistics import interval
 from ovonic.tasks.trajectories import CoordinateCode, TrajectoryBatch, TrajectorySpec, sample_trajectories
@@ -47,7 +48,7 @@ class RobotTrainingConfig:
     Attributes:
         network: sizes and dynamics. inner: how lessons go. objective: the outer loss. code: how targets are told.
         start: how the first weights are drawn, where a run does not go on from others.
-        steps: outer updates. batch: movements an outer update.
+        steps: outer updates. batch: movements an outer update, of all processes together.
         lr: Adam's rate (eps 1e-7, as published), reached linearly over the first ``warmup`` steps, then constant, then
             falling to zero along a half cosine over the last ``decay`` of the run.
         clip: largest norm of the gradient over all six weights; None: any.
@@ -195,6 +196,7 @@ def robot_train(
     save_every: int = 50,
     stop: Callable[[], bool] | None = None,
     last_saved: Path | None = None,
+    processes: Processes = ALONE,
 ) -> Robot:
     """Run the outer loop from ``state.step`` to ``config.steps``.
 
@@ -207,6 +209,7 @@ def robot_train(
             is as high as that of a run that diverges, and at the end.
         stop: asked after each step; true ends the run there.
         last_saved: the checkpoint that ``state`` comes from.
+        processes: those that share each batch of movements; the first alone validates.
     Returns: the averaged networks.
     Raises: DivergenceError: a loss or the gradient is not finite, or the task's loss was over ``WORSE`` times that of
         an arm at rest for ``PATIENCE`` steps. KeyboardInterrupt: ``stop``.
@@ -225,8 +228,9 @@ def robot_train(
         for group in state.optimizer.param_groups:
             group["lr"] = config.rate(state.step)
         first = TRAINING_FROM + state.step * config.batch
-        batch = sample_trajectories(spec, config.seed, range(first, first + config.batch)).to(config.device)
-        shown, at_rest = _outer_gradient(state, batch)
+        share = list(processes.share(range(first, first + config.batch)))
+        batch = sample_trajectories(spec, config.seed, share).to(config.device)
+        shown, at_rest = _outer_gradient(state, batch, processes)
         if not all(map(math.isfinite, shown.values())):
             raise diverged(", ".join(f"{name} {value:.6g}" for name, value in shown.items()))
         state.worse = state.worse + 1 if shown["task"] > WORSE * at_rest else 0
@@ -239,11 +243,11 @@ def robot_train(
         state.step += 1
         _follow(state)
         state.record(shown)
-        if state.step % config.validate_every == 0 or state.step == config.steps:
+        if processes.first and (state.step % config.validate_every == 0 or state.step == config.steps):
             state.validation.append({"step": state.step, **_validate(state)})
             if not math.isfinite(state.validation[-1]["loss"]["mean"]):
                 raise diverged("the averaged networks' loss is not finite")
-        stopping = stop is not None and stop()
+        stopping = processes.any(stop is not None and stop())
         last = state.step == config.steps
         if save and (last or (not state.worse and (stopping or state.step % save_every == 0))):
             last_saved = save(state)
@@ -254,16 +258,19 @@ def robot_train(
     return state.robot()
 
 
-def _outer_gradient(state: RobotTrainingState, batch: TrajectoryBatch) -> tuple[dict[str, float], float]:
+def _outer_gradient(
+    state: RobotTrainingState, batch: TrajectoryBatch, processes: Processes = ALONE
+) -> tuple[dict[str, float], float]:
     """Leave the clipped gradient in the weights; the step's numbers, and the task's loss of an arm at rest."""
     config, o = state.config, state.config.objective
-    generator = torch.Generator(config.device).manual_seed(_mix(config.seed, state.step))
+    generator = processes.source(torch.Generator(config.device).manual_seed(_mix(config.seed, state.step)))
     trace = kinematics(batch.spec)
     state.optimizer.zero_grad(set_to_none=True)
     products = None if config.noise is None else NoisyWeights(config.noise, generator)
     lesson = state.net(batch.clock, batch.lsg_input, config.inner, generator, products)
-    loss = outer_loss(lesson, batch.omega, batch.path, trace, o)
+    loss = outer_loss(lesson, batch.omega, batch.path, trace, o, processes.mean if processes.count > 1 else None)
     loss.total.backward()
+    processes.average_gradients(state.net.parameters())
     norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf)
     with torch.no_grad():
         rest = torch.zeros_like(batch.omega)
@@ -279,7 +286,7 @@ def _outer_gradient(state: RobotTrainingState, batch: TrajectoryBatch) -> tuple[
             "at_rest": at_rest,
         }
         values = torch.stack([value.detach() for value in numbers.values()]).tolist()
-    shown = dict(zip(numbers, values, strict=True))
+    shown = processes.average(dict(zip(numbers, values, strict=True)))
     return shown, shown.pop("at_rest")
 
 

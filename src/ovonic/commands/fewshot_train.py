@@ -47,7 +47,7 @@ def train(
     glyph_alphabets: GlyphAlphabets = None,
     glyph_fraction: Annotated[float, typer.Option(help="Share of tasks from glyphs where both are given.")] = 0.5,
     steps: Annotated[int, typer.Option(min=1)] = 3000,
-    tasks: Annotated[int, typer.Option(min=1, help="Tasks an outer step.")] = 32,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks an outer step, of all processes.")] = 32,
     lr: Annotated[float, typer.Option(help="Adam's rate.")] = 1e-3,
     decay: Annotated[float, typer.Option(help="Share of the run over which the rate falls to zero.")] = 0.5,
     average: Annotated[float, typer.Option(help="Decay of the running average of the weights.")] = 0.998,
@@ -82,11 +82,15 @@ def train(
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Meta-train; writes checkpoint, metrics, loss curve and weights into OUT. Ctrl-C keeps the work for --resume."""
+    """Meta-train; writes checkpoint, metrics, loss curve and weights into OUT. Ctrl-C keeps the work for --resume.
+
+    Several processes share each step's tasks: torchrun --nproc-per-node 2 -m ovonic fewshot train OUT ..
+    """
     import torch
 
     from ovonic.models.fewshot_cnn import CNNConfig
     from ovonic.models.maml import Precision
+    from ovonic.tasks.data_parallel import joined, world
     from ovonic.tasks.episodes import EpisodeSpec
     from ovonic.tasks.fewshot_run import DataConfig, training_run
     from ovonic.tasks.fewshot_training import TrainingConfig, TrainingState
@@ -117,10 +121,12 @@ def train(
     provenance = {"command": command_line(), "versions": versions()}
     advance: list[Advance] = []
 
-    with ExitStack() as shown_progress, interruptible() as stop:
+    processes = world()
+    quiet = quiet or not processes.first
+    with joined(processes, device), ExitStack() as shown_progress, interruptible() as stop:
 
         def on_start(state: TrainingState) -> None:
-            if state.step:
+            if state.step and processes.first:
                 typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
             advance.append(shown_progress.enter_context(progress("meta-training", steps, quiet, done=state.step)))
 
@@ -139,7 +145,10 @@ def train(
             on_step=on_step,
             stop=stop,
             save_every=save_every,
+            processes=processes,
         )
+    if not processes.first:
+        return
     label = f"{config.precision.bits} bit"
     save_figure(loss_curves({label: state.progress()}), out / "loss.png", command=command_line())
     last = state.validation[-1]

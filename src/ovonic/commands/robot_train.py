@@ -34,7 +34,7 @@ def train(
     lsg_alif: Annotated[int | None, typer.Option(min=0, help="Adaptive neurons of the LSG. [default: 240]")] = None,
     trainee: Annotated[int | None, typer.Option(min=1, help="Neurons of the trainee. [default: 250]")] = None,
     steps: Annotated[int, typer.Option(min=1)] = 5000,
-    batch: Annotated[int, typer.Option(min=1, help="Movements an outer step.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Movements an outer step, of all processes.")] = 32,
     lr: Annotated[float, typer.Option(help="Adam's rate.")] = 1.5e-3,
     warmup: Annotated[int, typer.Option(min=0, help="Steps over which the rate rises from zero.")] = 0,
     decay: Annotated[float, typer.Option(help="Share of the run over which the rate falls to zero.")] = 0.5,
@@ -67,7 +67,10 @@ def train(
     json: JsonFile = None,
     quiet: Quiet = False,
 ) -> None:
-    """Meta-train; writes checkpoint, metrics and weights into OUT. Ctrl-C keeps the work for --resume."""
+    """Meta-train; writes checkpoint, metrics and weights into OUT. Ctrl-C keeps the work for --resume.
+
+    Several processes share each step's movements: torchrun --nproc-per-node 2 -m ovonic robot train OUT ..
+    """
     from dataclasses import replace
 
     import torch
@@ -75,6 +78,7 @@ def train(
     from ovonic.models.natural_eprop import InnerLoop
     from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start
     from ovonic.models.outer_loss import Objective
+    from ovonic.tasks.data_parallel import joined, world
     from ovonic.tasks.robot import resolve_robot
     from ovonic.tasks.robot_run import training_run
     from ovonic.tasks.robot_training import RobotTrainingConfig
@@ -112,10 +116,12 @@ def train(
     advance: list[Advance] = []
     used = versions(*([] if backend == "ovonic" else [backend]))
 
-    with ExitStack() as shown_progress, interruptible() as stop:
+    processes = world()
+    quiet = quiet or not processes.first
+    with joined(processes, device), ExitStack() as shown_progress, interruptible() as stop:
 
         def on_start(state: RobotTrainingState) -> None:
-            if state.step:
+            if state.step and processes.first:
                 typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
             advance.append(shown_progress.enter_context(progress("meta-training", steps, quiet, done=state.step)))
 
@@ -133,7 +139,10 @@ def train(
             on_step=on_step,
             stop=stop,
             save_every=save_every,
+            processes=processes,
         )
+    if not processes.first:
+        return
     last = state.validation[-1]
     half = last["loss"]["ci95"]
     typer.echo(
