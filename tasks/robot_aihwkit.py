@@ -72,13 +72,15 @@ class TraineeTiles:
             f"{names[2]}.recurrence": (slice(placed.n_in, None), slice(placed.n)),
             f"{names[3]}.weight": (slice(placed.n_in, None), slice(placed.n, None)),
         }
-        parts = (
+        weight, w_max, used = (
             {name: whole[block] for name, block in blocks.items()}
             for whole in (placed.weight, placed.w_max, placed.used)
         )
         self.used = placed.used
         self.tiles = TrialTiles(
-            *parts,
+            weight,
+            w_max,
+            used,
             hardware_of(settings),
             seed=seed,
             read_time_s=settings.read_time_s,

@@ -245,8 +245,8 @@ def measure(
     changes: dict[str, Any] = {}
     if condition.noise_model != "none":
         changes = {"prog_scale": condition.noise_scale, "read_scale": condition.noise_scale}
-        zeros = condition.zero_targets or {"crossbar": None, "aihwkit": "noisy"}[condition.hardware]
-        changes |= {} if zeros is None else {"zero_targets": zeros}
+        if condition.zero_targets is not None:
+            changes["zero_targets"] = condition.zero_targets
     model = resolve_device_model(condition.noise_model, **changes)
     periphery = Periphery(w_noise=condition.noise_scale * Periphery.w_noise, compensation=condition.compensation)
     tell = on_steps or (lambda _: None)

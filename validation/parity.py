@@ -72,7 +72,7 @@ def parity_conditions(weights: Sequence[str]) -> list[Condition]:
         for hardware, zeros in IMPLEMENTATIONS:
             for model in DEVICES:
                 if experiment_of(name) == "robot":
-                    found.append(Condition("robot", name, model, hardware=hardware, zero_targets=zeros))
+                    found.append(Condition("robot", name, model, hardware=hardware, zero_targets="noisy"))
                     continue
                 found += [
                     Condition("fewshot", name, model, read, hardware=hardware, zero_targets=zeros)

@@ -90,7 +90,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure the error before and after a lesson on movements never trained on, beside lessons that teach nothing;
-    with --hardware crossbar on chips, beside the software twin."""
+    with --hardware crossbar or aihwkit on chips, beside the software twin."""
     import torch
 
     from ovonic.adapters.engines import engine
@@ -141,9 +141,9 @@ def evaluate(
         options.refuse_in_software()
     else:
         if against is not None or figures or place.type != "cpu":
-            raise ConfigError("--hardware crossbar: runs on the cpu, without --against and --figures")
+            raise ConfigError(f"--hardware {hardware}: runs on the cpu, without --against and --figures")
         title = f"{trajectories} {family} trajectories, seed {seed}: {weights}, {_described(lessons[0][1])}"
-        evaluate_hardware(*lessons[0], options, how, trajectories, run, title, json, quiet)
+        evaluate_hardware(*lessons[0], hardware, options, how, trajectories, run, title, json, quiet)
         return
 
     with progress("evaluating", trajectories * len(lessons), quiet) as advance:

@@ -38,7 +38,12 @@ __all__ = [
     "evaluate_hardware",
 ]
 
-HardwareName = Annotated[str, typer.Option(help="software, or crossbar: the trainee on a simulated PCM array.")]
+HardwareName = Annotated[
+    str,
+    typer.Option(
+        help="software, or the trainee on a simulated PCM array: crossbar, or aihwkit: on that package's devices."
+    ),
+]
 NoiseModel = Annotated[
     str, typer.Option(help="Devices: pcm, hermes, hermes-pair, published, none, or a fitted model's JSON file.")
 ]
@@ -60,7 +65,7 @@ AdcRange = Annotated[
     float, typer.Option(help="Full scale of the ADC, in currents of one row on a device pair at full scale.")
 ]
 
-HARDWARE = ("software", "crossbar")
+HARDWARE = ("software", "crossbar", "aihwkit")
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def check_hardware(hardware: str) -> None:
 def evaluate_hardware(
     robot: Robot,
     inner: InnerLoop,
+    hardware: str,
     options: ChipOptions,
     how: Mapping[str, Any],
     trajectories: int,
@@ -141,16 +147,27 @@ def evaluate_hardware(
 ) -> None:
     """Give lessons on chips, print what came of them and write it.
 
-    Args: how: ``seed`` and ``family`` of the movements, and what else the result's ``config`` shall say.
+    Args: hardware: ``crossbar`` or ``aihwkit``; how: ``seed`` and ``family`` of the movements, and what else the result's ``config`` shall say.
     """
     from ovonic.tasks.robot import spec_for
+    from ovonic.tasks.robot_aihwkit import TraineeTiles
+    from ovonic.tasks.robot_crossbar import TraineeChip
     from ovonic.tasks.robot_crossbar_evaluation import evaluate_on_chips
 
     settings, seed = options.settings(), how["seed"]
     spec = spec_for(robot, how["family"] == "published")
     with progress(f"evaluating on {options.chips} chips", trajectories * options.chips, quiet) as advance:
         evaluation = evaluate_on_chips(
-            robot, spec, trajectories, inner, settings, options.chips, seed, on_batch=advance, engine=engine
+            robot,
+            spec,
+            trajectories,
+            inner,
+            settings,
+            options.chips,
+            seed,
+            on_batch=advance,
+            engine=engine,
+            make=TraineeChip if hardware == "crossbar" else TraineeTiles,
         )
     report = evaluation.report()
     if str(json) != "-":
@@ -160,13 +177,13 @@ def evaluate_hardware(
         "network": robot.config,
         "inner": inner,
         "movements": spec,
-        "hardware": "crossbar",
+        "hardware": hardware,
         "noise_model": options.noise_model,
         "noise_scale": options.noise_scale,
         "chip": settings,
         **how,
     }
-    write_json(json, "robot-evaluate", report, config, versions("scipy"))
+    write_json(json, "robot-evaluate", report, config, versions("scipy", *["aihwkit"] * (hardware == "aihwkit")))
 
 
 def _print(title: str, report: Mapping[str, Any]) -> None:
