@@ -21,6 +21,7 @@ from ovonic.tasks.data_parallel import ALONE, Processes, first_checkpoint
 from ovonic.tasks.datasets import GLYPHS, load_characters
 from ovonic.tasks.fewshot import run_tasks, software_learner
 from ovonic.tasks.fewshot_training import TrainingConfig, TrainingState, meta_train
+from ovonic.tasks.restoring import continue_from
 
 __all__ = ["DataConfig", "read_metrics", "training_data", "training_run"]
 
@@ -107,7 +108,7 @@ def training_run(
     identity["characters"] = {name: len(s) for name, s in (("real", real), ("glyphs", glyphs)) if s is not None}
     state = TrainingState(config, net)
     if saved := first_checkpoint(processes, checkpoint, identity):
-        state.restore(*saved)
+        continue_from(state, checkpoint, saved)
     processes.same([*state.net.parameters(), *state.average.parameters()])
     if on_start:
         on_start(state)
@@ -163,7 +164,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     try:
         metrics = json.loads((run / METRICS).read_text())
         return {"history": list(metrics["history"]), "validation": list(metrics["validation"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{run}: no readable {METRICS} of a training run ({error!r})") from error
 
 

@@ -26,6 +26,7 @@ from ovonic.tasks.characters import CharacterSet
 from ovonic.tasks.data_parallel import ALONE, Processes
 from ovonic.tasks.episodes import EpisodeBatch, EpisodeSpec, sample_episodes
 from ovonic.tasks.fewshot import task_accuracy
+from ovonic.tasks.restoring import check_progress, restore_tensors
 from ovonic.tasks.statistics import interval
 
 __all__ = ["TrainingConfig", "TrainingState", "meta_train"]
@@ -113,19 +114,14 @@ class TrainingState:
         return out
 
     def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """Continue from ``tensors()`` and ``progress`` of an earlier state of the same configuration."""
-        for prefix, module in (("net.", self.net), ("average.", self.average)):
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        state = self.optimizer.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
-        self.step = int(progress["step"])
-        self.history = list(progress["history"])
-        self.validation = list(progress["validation"])
+        """Continue from ``tensors()`` and ``progress()`` of an earlier state of the same configuration.
+
+        Raises: WeightsError: they are not such a state's; nothing is changed then.
+        """
+        check_progress(progress, self.config.steps, self.progress())
+        restore_tensors(tensors, self.net, self.average, self.optimizer)
+        for name in self.progress():
+            setattr(self, name, progress[name])
 
     def progress(self) -> dict[str, Any]:
         return {"step": self.step, "history": self.history, "validation": self.validation}

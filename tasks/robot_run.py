@@ -15,6 +15,7 @@ from ovonic.adapters.files import write_atomically
 from ovonic.adapters.weights_robot import save_robot
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.tasks.data_parallel import ALONE, Processes, first_checkpoint
+from ovonic.tasks.restoring import continue_from
 from ovonic.tasks.robot import Robot, resolve_robot
 from ovonic.tasks.robot_training import RobotTrainingConfig, RobotTrainingState, robot_train
 
@@ -64,7 +65,7 @@ def training_run(
     state = RobotTrainingState(config, start)
     saved = first_checkpoint(processes, checkpoint, identity)
     if saved:
-        state.restore(*saved)
+        continue_from(state, checkpoint, saved)
     processes.same([*state.net.parameters(), *state.average.parameters()])
     if on_start:
         on_start(state)
@@ -128,5 +129,5 @@ def read_metrics(run: Path) -> dict[str, Any]:
     try:
         metrics = json.loads((run / METRICS).read_text())
         return {"history": list(metrics["history"]), "validation": list(metrics["validation"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{run}: no readable {METRICS} of a training run ({error!r})") from error

@@ -30,6 +30,7 @@ from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start, init
 from ovonic.models.outer_loss import Objective, outer_loss
 from ovonic.models.weight_noise import NoisyWeights, WeightNoise, weight_noise
 from ovonic.tasks.data_parallel import ALONE, Processes
+from ovonic.tasks.restoring import check_progress, restore_tensors
 from ovonic.tasks.robot import MovementErrors, Robot, kinematics, movement_errors, movement_family
 from ovonic.tasks.statistics import interval
 from ovonic.tasks.trajectories import CoordinateCode, TrajectoryBatch, TrajectorySpec, sample_trajectories
@@ -165,16 +166,12 @@ class RobotTrainingState:
         return {name: getattr(self, name) for name in names}
 
     def restore(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
-        """Continue from ``tensors()`` and ``progress()`` of an earlier state of the same configuration."""
-        for prefix, module in (("net.", self.net), ("average.", self.average)):
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        """Continue from ``tensors()`` and ``progress()`` of an earlier state of the same configuration.
+
+        Raises: WeightsError: they are not such a state's; nothing is changed then.
+        """
+        check_progress(progress, self.config.steps, self.progress())
+        restore_tensors(tensors, self.net, self.average, self.optimizer)
         for name in self.progress():
             setattr(self, name, progress[name])
 
