@@ -48,8 +48,10 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
             if not isinstance(data, dict):
                 raise DataError(f"{path}: holds {type(data).__name__}; give an object of costs by name")
             return data
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no {path.suffix[1:].upper()}: {error}") from None
+    except DataError:
+        raise
+    except (ValueError, RecursionError) as error:  # a whole number of too many digits is a bare ValueError
+        raise DataError(f"{path}: no {path.suffix[1:].upper()}: {str(error)[:200]}") from None
     raise DataError(f"{path}: suffix {path.suffix!r}; costs are read from .toml and .json")
 
 

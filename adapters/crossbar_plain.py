@@ -62,7 +62,7 @@ def chip_from_plain(chip: Mapping[str, Any]) -> dict[str, Any]:
     """
     exactly(chip, CHIP, "chip")
     now_s, seed, calls, split = (chip[name] for name in ("now_s", "seed", "calls", "split"))
-    if not isinstance(now_s, (int, float)) or isinstance(now_s, bool):
+    if not isinstance(now_s, (int, float)) or isinstance(now_s, bool) or not abs(now_s) < 1e300:
         raise DataError(f"chip, now_s: {str(now_s)[:40]!r}, where seconds are due")
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise DataError(f"chip, seed: {str(seed)[:40]!r}, where a whole number is due")

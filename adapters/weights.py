@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -263,7 +264,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if get_args(hint):
         return any(_fits(value, choice) for choice in get_args(hint))
     if hint is float:
-        return type(value) in (float, int) and math.isfinite(value)
+        return type(value) in (float, int) and abs(value) <= sys.float_info.max
     return type(value) is hint
 
 

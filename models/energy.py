@@ -14,7 +14,7 @@ arrays, DRAM, voltage and temperature. Sources: docs/energy.md.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -51,7 +51,7 @@ class Range:
     def __post_init__(self) -> None:
         for name in ("low", "typical", "high"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
                 raise ConfigError(f"{name} {value!r}: a cost must be a finite number, at least 0")
         if not self.low <= self.typical <= self.high:
             raise ConfigError(

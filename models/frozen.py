@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import reprlib
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,9 @@ __all__ = ["LONGEST", "Array", "Parameter", "PerNeuron", "Record", "Weights", "W
 Array = NDArray[np.float64]
 Parameter = float | Array
 """One number for all neurons of a layer, or an array with one number a neuron."""
+
+LARGEST = sys.float_info.max
+"""The largest whole number that float64 can keep, roughly."""
 
 LONGEST = 32767
 """The longest delay and silence in steps, so that counters fit 16 bits."""
@@ -247,6 +251,8 @@ def _checked(where: str, value: Any, hint: Any) -> Any:
             except ValueError:
                 raise ConfigError(f"{where}: {value!r}: {nearest(str(value), [o.value for o in option])}") from None
         if option is float and isinstance(value, (int, np.integer, np.floating)) and not isinstance(value, bool):
+            if not -LARGEST <= value <= LARGEST:
+                raise ConfigError(f"{where}: {reprlib.repr(value)} is beyond what float64 can keep")
             return _checked(where, float(value), hint)
     names = " or ".join("None" if option is type(None) else option.__name__ for option in options)
     raise ConfigError(f"{where}: {reprlib.repr(value)} must be {names}")
