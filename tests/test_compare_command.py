@@ -223,8 +223,8 @@ def test_bad_input_is_one_line_and_2(arguments: list[str], message: str, capsys:
         ({"x": np.full((5, 20), np.nan)}, "finite"),
         ({"y": np.zeros((5, 20))}, "the network's inputs are ['x']"),
         ({"x": np.zeros((0, 20))}, "finite"),
-        ({"x": np.array([["a"] * 20])}, "where [samples,] steps"),
-        ({"x": np.array([[{}] * 20])}, "no npy or npz"),
+        ({"x": np.array([["a"] * 20])}, "not numbers"),
+        ({"x": np.array([[{}] * 20])}, "not numbers"),
     ],
 )
 def test_inputs_that_do_not_fit(

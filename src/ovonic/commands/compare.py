@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -160,13 +159,10 @@ def read_inputs(path: Path, network: Network) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = dict(loaded.items()) if isinstance(loaded, Mapping) else {network.inputs[0]: loaded}
-    except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise DataError(f"{path}: no npy or npz file of numbers ({error})") from error
+    from ovonic.adapters.arrays import read_arrays
+
+    loaded = read_arrays(path)
+    arrays = loaded if isinstance(loaded, dict) else {network.inputs[0]: loaded}
     if set(arrays) != set(network.inputs):
         raise DataError(f"{path}: holds {sorted(arrays)}, the network's inputs are {sorted(network.inputs)}")
     found = {}
