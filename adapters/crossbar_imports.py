@@ -102,15 +102,14 @@ def read_npz(
     Args: layout, model: needed where the file does not say them, and taken instead of what it says.
     Raises: DataError: damaged, a bomb, of other shapes or types, or not what a chip can hold; the file is named.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _from_npz(archive, layout, model, seed)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    except OSError:
-        raise
-    except Exception as error:  # zipfile, zlib and NumPy raise what comes
-        raise DataError(f"{path}: not a whole npz ({type(error).__name__}: {error}): write it again") from error
+    with Path(path).open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _from_npz(archive, layout, model, seed)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+        except Exception as error:  # zipfile, zlib and NumPy raise what comes
+            raise DataError(f"{path}: not a whole npz ({type(error).__name__}: {error}): write it again") from error
 
 
 def read_cells(path: str | Path, layout: Layout, model: DeviceModel, *, seed: int = 0) -> CrossbarImage:

@@ -214,13 +214,13 @@ def _load_cache(path: Path, source: Path) -> list[_Character] | None:
             images, notes = file.get_tensor("images"), file.metadata() or {}
         if _checksum(notes["index"], images) != notes["sha256"]:
             raise ValueError("checksum differs")
+        rows = json.loads(notes["index"])
+        pieces = images.split([count for *_, count in rows])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         logger.warning("%s: the cache is damaged (%s); read anew from %s", path, error, source)
         return None
-    rows = json.loads(notes["index"])
-    pieces = images.split([count for *_, count in rows])
     return [
         _Character(alphabet, name, outer, digest, drawings, source)
         for (alphabet, name, outer, digest, _), drawings in zip(rows, pieces, strict=True)

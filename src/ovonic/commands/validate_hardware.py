@@ -151,8 +151,8 @@ def _kept(path: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         found = json_module.loads(path.read_text())
-        config = found["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = dict(found["config"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: no result of a condition ({error!r}): remove it or choose another --out") from error
     for name, value in head.items():
         if config.get(name) != plain(value):
