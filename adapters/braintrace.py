@@ -20,6 +20,7 @@ What Bellec et al. 2020 detach and filter, in braintrace:
 **A trap.** braintrace 0.2.8 perturbs every new state to learn dE/dh, and what later lines of the same step read is the
 perturbed one; eps follows those lines too. A state that another reads within its step (v before z, i before v) then
 counts twice: exactly 2 where z is read from v. What is stored here is a copy, ``v + 0``, which nothing else reads.
+(And no equation may take two states at once: where b takes z, it takes ``z + 0``.)
 
 Refused by name: read-outs of different decays (one kappa an algorithm) or of decay 1 (kappa < 1), a read-out's own
 synapse, elementwise recurrence, ``SubtractThresholdOnce``, surrogates not written here.
@@ -208,7 +209,7 @@ def _model(x: SimpleNamespace, network: Network, wired: Wiring, batch: int, surr
                 current = d.synapse(self.i.value, current)
                 self.i.value = current + 0.0
             r = jnp.where(last > 0, d.refractory.silent_steps, jnp.maximum(self.silent.value - 1, 0))
-            b = d.adaptation(self.b.value, last) if d.adaptation is not None else None
+            b = d.adaptation(self.b.value, last + 0.0) if d.adaptation is not None else None
             level = d.adapted(b)
             due = d.adapted(self.b.value) if same_step and d.adaptation is not None else level
 
