@@ -11,10 +11,12 @@ from ovonic.validation.report import At, Cell, Table, look_up
 __all__ = ["baselines_table", "systems_table"]
 
 
-def systems_table(result: Mapping[str, Any], runs: Mapping[str, str]) -> Table:
+def systems_table(
+    result: Mapping[str, Any], runs: Mapping[str, str], unavailable: Mapping[str, str] | None = None, command: str = ""
+) -> Table:
     """Key figures of few-shot evaluations side by side.
 
-    Args: runs: label -> place in ``result`` of an ``Evaluation.report()``.
+    Args: runs: label -> place in ``result`` of an ``Evaluation.report()``. unavailable: label -> why it did not run.
     """
     rows: list[list[Cell]] = []
     for label, path in runs.items():
@@ -24,17 +26,21 @@ def systems_table(result: Mapping[str, Any], runs: Mapping[str, str]) -> Table:
             n += [" × ", At(f"{path}/chips/n", "number"), " chips, worst ", At(f"{path}/chips/worst")]
         ratio: Cell = At(f"{path}/error_ratio", "ratio") if "error_ratio" in report else "–"
         rows.append([label, At(f"{path}/accuracy"), ratio, tuple(n)])
-    return Table("Accuracy after the last update", ("System", "Accuracy, %", "Error ÷ software's", "n"), rows)
+    rows += [[label, "–", "–", reason] for label, reason in (unavailable or {}).items()]
+    columns = ("System", "Accuracy, %", "Error ÷ software's", "n")
+    return Table("Accuracy after the last update", columns, rows, command)
 
 
-def baselines_table(result: Mapping[str, Any], path: str, title: str = "Baselines on the same tasks") -> Table:
+def baselines_table(
+    result: Mapping[str, Any], path: str, title: str = "Baselines on the same tasks", command: str = ""
+) -> Table:
     """Baselines of the ``Evaluation.report()`` at ``path``, and how far the learned head lies above each."""
     names = look_up(result, f"{path}/baselines")
     rows: list[list[Cell]] = [["learned head, software", _twin(result, path), "–"]]
     for name in names:
         at = f"{path}/baselines/{name}"
         rows.append([BASELINE_NAMES.get(name, name.replace("_", " ")), At(at), At(f"{at}/difference", "points")])
-    return Table(title, ("Classifier", "Accuracy, %", "Head minus this, points"), rows)
+    return Table(title, ("Classifier", "Accuracy, %", "Head minus this, points"), rows, command)
 
 
 def _twin(result: Mapping[str, Any], path: str) -> At:

@@ -41,6 +41,7 @@ LEAD = (
     "It says what was claimed before the run, what was measured, and how sure that is. Every ± is a 95 % half-width; "
     "systems that are compared saw the same tasks."
 )
+CLAIMED = ("Claim", "Measured", "Claimed", "Verdict")
 REFERENCES = (("Ortner et al. 2025, Nature Communications 16:1243", "10.1038/s41467-025-56345-4"),)
 
 
@@ -87,6 +88,7 @@ def html_report(
     )
     body = [
         f"<header><h1>{escape(title)}</h1>{_paragraphs(lead)}{beside}{_summary(claims)}</header><main>",
+        _overview(sections),
         *(_section(section, result, f"section-{i}") for i, section in enumerate(sections)),
         _settings(result),
         f"</main><footer><p>After {references}.</p></footer>",
@@ -116,36 +118,65 @@ def _summary(claims: Sequence[Claim]) -> str:
     return f'<p class="summary {"missed" if missed else "fine"}">{text}</p>'
 
 
+def _overview(sections: Sequence[Section]) -> str:
+    """Every claim of every chapter in one table, where there is more than one chapter."""
+    if len(sections) < 2 or not any(section.claims for section in sections):
+        return ""
+    links = "; ".join(
+        f'<a href="#section-{i}">{escape(section.title)}</a>' for i, section in enumerate(sections) if section.title
+    )
+    rows = [
+        [f'<a href="#section-{i}">{escape(claim.name)}</a>', *_judged(claim)]
+        for i, section in enumerate(sections)
+        for claim in section.claims
+    ]
+    table = _table("Every validation, its tolerance and what was measured", CLAIMED, rows)
+    return f'<section id="validations"><h2>Validations</h2><nav>Chapters: {links}</nav>{table}</section>'
+
+
 def _section(section: Section, result: Mapping[str, Any], anchor: str) -> str:
     parts = [f'<section id="{anchor}"><h2>{escape(section.title)}</h2>', _paragraphs(section.text)]
     if section.claims:
-        parts.append(_claims(section.claims, f"Claims: {section.title}"))
+        rows = ([escape(claim.name), *_judged(claim)] for claim in section.claims)
+        parts += [_table(f"Claims: {section.title}", CLAIMED, rows), _commands(section.claims)]
     for table in section.tables:
         cells = ([_cell(cell, result) for cell in row] for row in table.rows)
-        parts.append(_table(table.title, table.columns, cells))
+        alone = _alone("This table", table.command) if table.command else ""
+        parts.append(_table(table.title, table.columns, cells) + alone)
     parts += [_picture(picture) for picture in section.pictures]
     return "\n".join([*parts, "</section>"])
 
 
-def _claims(claims: Iterable[Claim], title: str) -> str:
-    rows = []
+def _judged(claim: Claim) -> tuple[str, str, str]:
+    """What was measured, what was claimed, the verdict."""
+    verdict, symbol = {True: ("held", "✓"), False: ("not held", "✗"), None: ("not measured", "–")}[claim.held]
+    seen = "–"
+    if claim.measured is not None:
+        half = None if claim.low is None or claim.high is None else (claim.high - claim.low) / 2
+        seen = _data(claim.measured, claim.unit, claim.path, half=half) + _sign(claim.unit)
+        if claim.low is not None:
+            high = "∞" if claim.high is None else _shown(claim.high, claim.unit, half=half)
+            seen += f' <small class="whole">({_shown(claim.low, claim.unit, half=half)} to {high})</small>'
+    asked = f"{'at most' if claim.relation == '<=' else 'at least'} {_shown(claim.threshold, claim.unit, signed=False)}"
+    close = "<br><small>within the interval: this run alone does not decide</small>" if claim.close else ""
+    mark = f'<span class="verdict {verdict.replace(" ", "-")}">{symbol} {verdict}</span>{close}'
+    return seen, f'<span class="whole">{asked}{_sign(claim.unit)}</span>', mark
+
+
+def _commands(claims: Iterable[Claim]) -> str:
+    """The commands that measure claims alone, each with the claims that it measures."""
+    by_command: dict[str, list[str]] = {}
     for claim in claims:
-        verdict, symbol = {True: ("held", "✓"), False: ("not held", "✗"), None: ("not measured", "–")}[claim.held]
-        seen = "–"
-        if claim.measured is not None:
-            half = None if claim.low is None or claim.high is None else (claim.high - claim.low) / 2
-            seen = _data(claim.measured, claim.unit, claim.path, half=half) + _sign(claim.unit)
-            if claim.low is not None:
-                high = "∞" if claim.high is None else _shown(claim.high, claim.unit, half=half)
-                seen += f' <small class="whole">({_shown(claim.low, claim.unit, half=half)} to {high})</small>'
-        asked = (
-            f"{'at most' if claim.relation == '<=' else 'at least'} {_shown(claim.threshold, claim.unit, signed=False)}"
-        )
-        close = "<br><small>within the interval: this run alone does not decide</small>" if claim.close else ""
-        mark = f'<span class="verdict {verdict.replace(" ", "-")}">{symbol} {verdict}</span>{close}'
-        whole = f'<span class="whole">{asked}{_sign(claim.unit)}</span>'
-        rows.append([escape(claim.name), seen, whole, mark])
-    return _table(title, ("Claim", "Measured", "Claimed", "Verdict"), rows)
+        if claim.command:
+            by_command.setdefault(claim.command, []).append(claim.name)
+    items = "".join(
+        f"<li><code>{escape(command)}</code> {escape('; '.join(names))}</li>" for command, names in by_command.items()
+    )
+    return f'<div class="alone">Each alone:<ul>{items}</ul></div>' if items else ""
+
+
+def _alone(what: str, command: str) -> str:
+    return f'<span class="alone">{what} alone: <code>{escape(command)}</code></span>'
 
 
 def _picture(picture: Picture) -> str:
@@ -156,7 +187,7 @@ def _picture(picture: Picture) -> str:
     return (
         f'<figure><div class="wide" tabindex="0"><img src="data:image/png;base64,{code}" width="{width}" '
         f'height="{height}" alt="{escape(picture.alt)}"></div><figcaption>{escape(picture.caption)}'
-        f'<span class="alone">This figure alone: <code>{escape(picture.command)}</code></span></figcaption></figure>'
+        f"{_alone('This figure', picture.command)}</figcaption></figure>"
     )
 
 
@@ -164,7 +195,7 @@ def _settings(result: Mapping[str, Any]) -> str:
     parts = ["<section><h2>How this was made</h2>"]
     if result.get("command"):
         parts.append(f"<pre><code>{escape(str(result['command']))}</code></pre>")
-    for key, title in (("config", "Configuration"), ("versions", "Versions")):
+    for key, title in (("config", "Configuration"), ("timing", "Time, s"), ("versions", "Versions")):
         rows = [
             [f"<code>{escape(name)}</code>", f"<code>{escape(text)}</code>"]
             for name, text in _flat(result.get(key, {}))

@@ -41,8 +41,11 @@ figure{margin:1.4rem 0 2rem}
 figure .wide{background:#fff;border:1px solid var(--line);border-radius:.4rem;padding:.5rem}
 img{display:block;width:100%;height:auto;min-width:34rem}
 figcaption{font-size:.88rem;color:var(--soft);margin-top:.5rem;max-width:46rem}
-.alone{display:block;margin-top:.3rem}
-.alone code{overflow-wrap:anywhere}
+.alone{display:block;margin-top:.3rem;font-size:.88rem;color:var(--soft)}
+.alone code{overflow-wrap:anywhere;color:var(--ink)}
+.alone ul{margin:.2rem 0 1rem;padding-left:1.2rem}
+table+.alone{margin:-.8rem 0 1.2rem}
+nav{font-size:.92rem;margin:.5rem 0}
 footer{border-top:1px solid var(--line);margin-top:2rem;font-size:.88rem;color:var(--soft)}
 @media screen and (max-width:40rem){table,caption,tbody,tr,tbody th,td{display:block}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}

@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["eprop"]
 
-SIZES, LENGTHS, DRAWS = (10, 30, 100), (25, 50, 100, 200, 400), 5
-"""Of the comparison with the full gradient."""
-
-NEEDS = {"brian2": "brian2", "nest": "nest", "nest-online": "nest", "snntorch": "snntorch", "norse": "norse"}
+NEEDS = {"nest-online": "nest"} | {name: name for name in ("brian2", "nest", "braintrace", "snntorch", "norse")}
 """Modules that references run on."""
 
 
@@ -44,7 +41,7 @@ def eprop(
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw agreement, and with --bptt that.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Compare e-prop's update, synapse by synapse, with NumPy, autograd, Brian2's and NEST's own, and traces of others.
+    """Compare e-prop's update, synapse by synapse, with NumPy, autograd, Brian2, NEST, braintrace, and others' traces.
 
     The exit status is 1 if a reference disagrees: other spikes, or a gradient that differs by more than 1e-10 of its
     largest entry.
@@ -52,6 +49,7 @@ def eprop(
     import importlib.util
 
     from ovonic.validation import gradients
+    from ovonic.validation.gradients_summary import DRAWS, LENGTHS, SIZES, bptt_sweep, summary
 
     names = parse_names("--references", None if references == "all" else references, gradients.REFERENCES)
     absent: list[str] = []
@@ -71,16 +69,12 @@ def eprop(
     sweep: list[Bptt] = []
     if bptt:
         with progress("full gradients", len(SIZES) * len(LENGTHS) * DRAWS, quiet) as advance:
-            for size in SIZES:
-                for length in LENGTHS:
-                    for draw in range(DRAWS):
-                        sweep.append(gradients.against_bptt(size, length, seed + draw))
-                        advance(1)
+            sweep = bptt_sweep(seed, advance)
     if str(json) != "-":
         _print(found, absent, beside, sweep)
     result: dict[str, Any] = {
         "tolerance": gradients.TOLERANCE,
-        "references": _summary(found),
+        "references": summary(found),
         "episodes": [{**dataclasses.asdict(a), "agrees": a.agrees} for a in found],
         "absent": absent,
         "bptt": {
@@ -90,7 +84,13 @@ def eprop(
     }
     config: dict[str, Any] = {"network": network, "part": part, "networks": networks, "steps": steps, "seed": seed}
     config |= {"references": names, "command": command_line()}
-    write_json(json, "validate-eprop", result, config, versions("brian2", "nest-simulator", "snntorch", "norse"))
+    write_json(
+        json,
+        "validate-eprop",
+        result,
+        config,
+        versions("brian2", "nest-simulator", "braintrace", "jax", "snntorch", "norse"),
+    )
     if figures:
         from ovonic.validation.figure_style import save
         from ovonic.validation.gradients_figures import agreement_figure, bptt_figure
@@ -139,32 +139,17 @@ def _episodes(
         yield episode, gradients.factorised(episode)
 
 
-def _summary(found: list[Agreement]) -> dict[str, dict[str, Any]]:
-    from ovonic.validation.gradients import END_TO_END
-
-    summary = {}
-    for reference in dict.fromkeys(a.reference for a in found):
-        ran = [a for a in found if a.reference == reference and a.worst is not None]
-        summary[reference] = {
-            "kind": "end to end" if reference in END_TO_END else "independent",
-            "episodes": len(ran),
-            "refused": sum(a.reference == reference for a in found) - len(ran),
-            "worst": max((a.worst for a in ran if a.worst is not None), default=None),
-            "same_spikes": all(a.same_spikes for a in ran) if ran else None,
-            "agrees": all(bool(a.agrees) for a in ran) if ran else None,
-        }
-    return summary
-
-
 def _print(
     found: list[Agreement], absent: list[str], beside: dict[str, tuple[float, float]], sweep: list[Bptt]
 ) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ovonic.validation.gradients_summary import summary
+
     table = Table("reference", "kind", "runs", "refused", "difference", "spikes", "verdict")
     words = {True: "agrees", False: "DISAGREES", None: "did not run"}
-    for name, row in _summary(found).items():
+    for name, row in summary(found).items():
         worst = "" if row["worst"] is None else f"{row['worst']:.1e}"
         spikes = {True: "the same", False: "OTHERS", None: ""}[row["same_spikes"]]
         counts = str(row["episodes"]), str(row["refused"])
