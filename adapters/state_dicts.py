@@ -1,12 +1,12 @@
 """Weights of torch modules from files that hold tensors and nothing else: safetensors, and torch's state dicts.
 
     .safetensors                 read by safetensors
-    .pt, .pth, .bin, .ckpt       ``torch.load(weights_only=True)``: tensors in plain containers; no code of the file runs
+    .pt, .pth, .bin, .ckpt       ``torch.load(weights_only=True)``: tensors in plain containers; no code of it runs
 
 A state dict names tensors and not what happens between them, so that it needs the module of a Python file. A chain of
 linear layers alone is complete once the function between them is told: ``linear_chain``.
 
-Refused by name: TorchScript archives and exported programs, which are code, and pickles of whole modules, which run any.
+Refused by name: TorchScript archives and exported programs, which are code, and pickles of modules, which run any.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 REMEDY = (
-    "write its tensors alone, torch.save(module.state_dict(), FILE) or safetensors.torch.save_file, and give the module "
-    "itself as FILE.py:NAME with --weights"
+    "write its tensors alone, torch.save(module.state_dict(), FILE) or safetensors.torch.save_file, and give the "
+    "module itself as FILE.py:NAME with --weights"
 )
 MOST_BYTES = 2**32
 

@@ -11,7 +11,7 @@ Membranes of a module are not compared: what it shows of them may stand before o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +73,8 @@ def measure_dynamics(
 def beside_module(network: Network, native: NativeRun) -> dict[str, Any]:
     """The module's run beside the plain step on the inputs that reached it, JSON values.
 
-    ``equal_samples`` of ``samples`` have every spike alike; ``beyond_rounding``: how many have not, if the verdict is that
-    they differ; ``spikes``: of all samples, by layer: the module's and the description's; the verdict (as of
+    ``equal_samples`` of ``samples`` have every spike alike; ``beyond_rounding``: how many have not, if the verdict is
+    that they differ; ``spikes``: of all samples, by layer: the module's and the description's; the verdict (as of
     ``Comparison.report``) is on ``judged`` samples.
     """
     inputs = {network.inputs[0]: native.inputs}
@@ -149,17 +149,17 @@ def dynamics_section(found: Dynamics, result: Mapping[str, Any], given: Given, c
     ]  # fmt: skip
     tables = []
     text = (
-        "The description runs on the plain step (`ovonic`, which defines what it means), on our fast engine and on every "
-        "toolchain that is installed, in float64. Identical: every spike is equal; certified: no membrane came so near "
-        "to its threshold that rounding could turn a comparison. Undecidable: spikes part where rounding can do it, or "
-        "so few spikes that equal ones mean nothing."
+        "The description runs on the plain step (`ovonic`, which defines what it means), on our fast engine and on the "
+        "toolchains, in float64. Identical: every spike is equal; certified: no membrane came so near to its threshold "
+        "that rounding could turn a comparison. Undecidable: spikes part where rounding can do it, or there are so few "
+        "that equal ones mean nothing."
     )
     if figures["native"] is not None:
         native = figures["native"]
         text += "\n\n" + _about_module(native)
         if "failed" not in native:
             claims.append(
-                Claim.about(result, "Samples in which your own module gives other spikes than its description, beyond rounding",
+                Claim.about(result, "Samples in which your module's spikes are not its description's, beyond rounding",
                             At("dynamics/native/beyond_rounding", "number"), "<=", 0)
             )  # fmt: skip
             tables.append(_module_table(native))
@@ -170,7 +170,7 @@ def dynamics_section(found: Dynamics, result: Mapping[str, Any], given: Given, c
     if figures["refused"] or figures["unavailable"]:
         rows = [(name, "refused", " | ".join(reasons)) for name, reasons in figures["refused"].items()]
         rows += [(name, "not there", reason) for name, reason in figures["unavailable"].items()]
-        tables.append(Table("Not run", ("Toolchain", "", "Why, and what to do"), rows))
+        tables.append(Table("Not run", ("Toolchain", "State", "Why, and what to do"), rows))
     pictures = [
         Picture.of(verdict_matrix(found.comparison, setting=setting), command),
         Picture.of(raster_overlay(found.comparison, setting=setting), command),
@@ -219,16 +219,20 @@ def _module_table(native: Mapping[str, Any]) -> Table:
     if native["max_dv_readout"] is not None:
         rows.append(("Largest difference of read-outs, to the first divergence", At(f"{at}/max_dv_readout", "number")))
     if (first := native["first_divergence"]) is not None:
-        where = f"{at}/first_divergence"
-        cell = ("sample ", At(f"{where}/sample", "number"), ", step ", At(f"{where}/step", "number"))
-        cell += (f", layer {first['layer']}, neuron ",)
-        for axis in range(len(first["neuron"])):
-            cell += (*([", "] if axis else []), At(f"{where}/neuron/{axis}", "number"))
-        cell += (": the module gives ", At(f"{where}/theirs", "number"), ", the description ")
-        cell += (At(f"{where}/ours", "number"), " (v ", At(f"{where}/membrane", "number"), ", threshold ")
-        cell += (At(f"{where}/threshold", "number"), ", rounding within ", At(f"{where}/bound", "number"), ")")
-        rows.append(("First divergence", cell))
-    return Table(f"{OWN.capitalize()} beside its description ({native['dtype']})", ("", "Measured"), rows)
+        rows.append(("First divergence", tuple(_divergence(first, f"{at}/first_divergence"))))
+    return Table(f"{OWN.capitalize()} beside its description ({native['dtype']})", ("What", "Measured"), rows)
+
+
+def _divergence(first: Mapping[str, Any], at: str) -> Iterator[str | At]:
+    def number(name: str) -> At:
+        return At(f"{at}/{name}", "number")
+
+    yield from ("sample ", number("sample"), ", step ", number("step"), f", layer {first['layer']}, neuron ")
+    for axis in range(len(first["neuron"])):
+        yield from ([", "] if axis else [])
+        yield number(f"neuron/{axis}")
+    yield from (": the module gives ", number("theirs"), ", the description ", number("ours"), " (v ")
+    yield from (number("membrane"), ", threshold ", number("threshold"), ", rounding within ", number("bound"), ")")
 
 
 def _pairs_table(figures: Mapping[str, Any]) -> Table:

@@ -86,7 +86,7 @@ def measure_gradients(
 ) -> Gradients:
     """One episode: the first sample, cut to ``MOST_STEPS`` steps.
 
-    Raises: UnsupportedDynamics, ConfigError: e-prop is not defined for the network, or not compared, by layer and remedy.
+    Raises: UnsupportedDynamics, ConfigError: e-prop is not defined for the network, or not compared, by layer.
     """
     moved, always, conventions = without_biases(network)
     refuse("A comparison of e-prop", misplaced(moved))
@@ -168,7 +168,7 @@ def _offset(network: Network, readout: str, like: Tensor) -> Tensor:
 
 
 def _agreements(episode: Episode, ours: EpropEpisode, on_step: OnStep) -> list[Agreement]:
-    found = []
+    found: list[Agreement] = []
     for reference in REFERENCES:
         try:
             found += compare_gradients(episode, (reference,), ours)
@@ -187,10 +187,10 @@ def _number(value: float) -> float | None:
 def gradients_section(found: Gradients, result: Mapping[str, Any], command: str, setting: str) -> Section:
     """The chapter. Args: result: holds ``figures()`` under "gradients". command: that draws the figure alone."""
     text = (
-        "The update of one episode by e-prop (Bellec et al. 2020) as our factorised rule has it, synapse by synapse, beside "
-        "computations that share no code with it: NumPy with a trace for every synapse, reverse-mode differentiation with "
-        "the recurrent and the reset path detached, traces inside Brian2, NEST's own plasticity. `snntorch` and `norse` are "
-        "our rule on traces that they recorded: an end-to-end check, not another rule.\n\n"
+        "The update of one episode by e-prop (Bellec et al. 2020) as our factorised rule has it, synapse by synapse, "
+        "beside computations that share no code with it: NumPy with a trace for every synapse, reverse-mode "
+        "differentiation with the recurrent and the reset path detached, traces inside Brian2, NEST's own plasticity. "
+        "`snntorch` and `norse` are our rule on traces that they recorded: an end-to-end check, not another rule.\n\n"
         f"Conventions: {'; '.join(found.conventions)}."
     )
     if result["gradients"]["silent"]:
@@ -210,7 +210,7 @@ def gradients_section(found: Gradients, result: Mapping[str, Any], command: str,
         Table("Who agrees with the update", columns, rows),
         Table(
             "What e-prop leaves out: beside backpropagation through time, input and recurrent weights",
-            ("", "Measured"),
+            ("What", "Measured"),
             (
                 ("Cosine", At(f"{at}/bptt/cosine", "number")),
                 ("Relative difference", At(f"{at}/bptt/difference", "number")),
@@ -220,5 +220,5 @@ def gradients_section(found: Gradients, result: Mapping[str, Any], command: str,
         ),
     ]
     ran = [a for a in found.agreements if a.worst is not None]
-    pictures = [Picture.of(agreement_figure(ran, setting=setting), command)] if ran else []
+    pictures = [Picture.of(agreement_figure(ran, setting=f"{setting}."), command)] if ran else []
     return Section("Gradients", text, (claim,), tables, pictures)

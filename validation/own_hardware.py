@@ -119,7 +119,7 @@ def measure_network(
 
     def on(chip: PlacedChip) -> Runs:
         with torch.no_grad():
-            return judge(run(network, x, weights=chip.trial()))  # type: ignore[arg-type]
+            return judge(run(network, x, weights=chip.trial()))
 
     conditions = _conditions(
         layout, weights, settings, judge(software), lambda chip: functools.partial(on, chip), on_step
@@ -138,7 +138,7 @@ def measure_module(
     """Program a module's linear layers and convolutions into chips and run it on the samples.
 
     Args: x: [B, *shape]; labels [B]; targets as the module's output.
-    Raises: UnsupportedDynamics, ConfigError: a weight that cannot be placed, by name. DataError: samples that do not fit.
+    Raises: UnsupportedDynamics, ConfigError: a weight that cannot be placed, by name. DataError: samples do not fit.
     """
     like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
     x = x[: settings.deployed].to(like)

@@ -14,12 +14,13 @@ __all__ = ["hardware_section"]
 
 AT = "hardware"
 TEXT = (
-    "Every weight is the difference of two pairs of phase-change devices on arrays of 256 x 256 cells, read through 8-bit "
-    "converters with noise at each product; one array's columns have full scales of their own. A chip is one draw of all "
-    "devices, programmed once and read again later: its drift is not compensated. Every full scale of a DAC is the largest "
-    "magnitude that these samples bring the layer in software, so that a sample of another kind may saturate. Biases, "
-    "neurons, pooling and one-to-one weights are digital. ± is over chips crossed with samples (of weights: over chips)."
+    "Every weight is the difference of two pairs of phase-change devices on arrays of 256 x 256 cells, read through "
+    "8-bit converters with noise at each product; every column has a full scale of its own. A chip is one draw of all "
+    "devices, programmed once and read again later: its drift is not compensated. The full scale of a layer's DAC is "
+    "the largest magnitude that these samples bring it in software; other samples may saturate. Biases, neurons, "
+    "pooling and one-to-one weights are digital. ± is over chips crossed with samples (of weights: over chips)."
 )
+SPIKES = ("Jaccard's index", "Rate, Hz", "Software, Hz")
 WAYS = {
     "mean": "the read-out {} that is largest on average",
     "last": "the read-out {} that is largest in the last step",
@@ -36,7 +37,7 @@ def hardware_section(found: Hardware, result: Mapping[str, Any], command: str, s
         way, _, name = found.decide.partition(" ")
         text += f"\n\nThe class of a sample is {WAYS[way].format(f'`{name}`')}."
     tables = [_totals(figures), _mapping(figures), *_outcomes(figures), *_details(figures)]
-    picture = Picture.of(layout_figure(found.layout, setting=setting), command)
+    picture = Picture.of(layout_figure(found.layout, setting=f"{setting}."), command)
     return Section("Hardware", text, (), [table for table in tables if table.rows], (picture,))
 
 
@@ -50,7 +51,7 @@ def _totals(figures: Mapping[str, Any]) -> Table:
     ]
     if figures["digital"]:
         rows.append(("Digital parameters", ", ".join(figures["digital"])))
-    return Table("Layout", ("", ""), rows)
+    return Table("Layout", ("What", "Value"), rows)
 
 
 def _mapping(figures: Mapping[str, Any]) -> Table:
@@ -111,10 +112,10 @@ def _details(figures: Mapping[str, Any]) -> list[Table]:
             for n, weight in enumerate(condition["weights"])
         ]
     return [
-        Table("Spikes of chips beside software's", ("Devices, read: layer", "Jaccard's index", "Rate, Hz", "Software, Hz"), spikes),
-        Table("Outputs of chips: RMS of the difference, % of software's RMS", ("Devices, read: output", "Error"), outputs),
-        Table("Weights held: RMS of the error, % of the weights' RMS", ("Devices, read: weights", "Error"), weights),
-    ]  # fmt: skip
+        Table("Spikes of chips beside software's", ("Devices, read: layer", *SPIKES), spikes),
+        Table("Outputs: RMS of chips' difference, % of software's RMS", ("Devices, read: output", "Error, %"), outputs),
+        Table("Weights held: RMS of the error, % of the weights' RMS", ("Devices, read: weights", "Error, %"), weights),
+    ]
 
 
 def _named(condition: Mapping[str, Any]) -> str:

@@ -51,10 +51,10 @@ from ovonic.validation.report import At, Cell, Section, Table, write_report
 __all__ = ["LEAD", "Outcome", "validate_model"]
 
 LEAD = (
-    "This page is Ovonic's report on one model of a user: whether its description is what the model does, in its own code "
-    "and in every toolchain that is installed; whether e-prop's update on it is what independent computations make of it; "
-    "and what is left of it on simulated phase-change memory. What was chosen in reading the model is listed, what does "
-    "not apply is said by name. Every ± is a 95 % half-width; systems that are compared saw the same samples."
+    "This page is Ovonic's report on one model of a user: whether its description is what the model does, in its own "
+    "code and in every toolchain that is installed; whether e-prop's update on it is what other computations make "
+    "of it; and what is left of it on simulated phase-change memory. What was chosen in reading the model is listed, "
+    "what does not apply is said by name. Every ± is a 95 % half-width; systems that are compared saw the same samples."
 )
 
 type Progress = Callable[[str, int], AbstractContextManager[OnStep]]
@@ -115,7 +115,7 @@ def validate_model(
     result["data"] = _data(given, network, settings)
     sections: list[Callable[[Mapping[str, Any]], Section]] = [partial(_model_section, subject=subject, given=given)]
     failed: list[str] = []
-    named = {"command": command, "setting": f"{subject.source}; {given.origin}."}
+    named: dict[str, Any] = {"command": command, "setting": f"{subject.source}; {given.origin}"}
     alone = _write_beside(out, network, given, settings) if network is not None else ""
     for part in PARTS:
         if part in settings.skip:
@@ -268,7 +268,7 @@ def _model_section(result: Mapping[str, Any], subject: Subject, given: Given) ->
         if key in model:
             named = {"neurons": "Spiking neurons", "outputs": "Read-outs"}.get(key, key.capitalize())
             rows.append((named, At(f"model/{key}", "number")))
-    tables = [Table("What was run", ("", ""), rows)]
+    tables = [Table("What was run", ("What", "Value"), rows)]
     if "layers" in model:
         tables.append(description_table(model["layers"], "model/layers"))
     return Section("The model, as read", text, (), tables)

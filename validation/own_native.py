@@ -166,7 +166,8 @@ def _native(how: str, record: _Record, network: Network, x: Tensor) -> NativeRun
         raise ConfigError(f"its first layer read {tuple(inputs.shape)} [samples, steps, ..] of {tuple(x.shape)}")
     if how.startswith(("with", "step")) and inputs.shape[1] != x.shape[1]:
         raise ConfigError(f"its first layer was called for {inputs.shape[1]} steps of {x.shape[1]}")
-    spikes, readouts = {}, {}
+    spikes: dict[str, Tensor] = {}
+    readouts: dict[str, Tensor] = {}
     for name, own in names.items():
         shape = network.shapes[name]
         is_readout = isinstance(network.layers[name], Readout)

@@ -93,8 +93,8 @@ def model(
 ) -> None:
     """Validate your own model: its description in every toolchain and beside your module, e-prop's update, hardware.
 
-    Exit status 1 if a toolchain diverged in silence, your module gives other spikes than its description, or a reference
-    disagrees on e-prop's update; the report is written all the same. What does not apply to the model is said in it.
+    Exit status 1 if a toolchain diverged in silence, your module gives other spikes than its description, or a
+    reference disagrees on e-prop's update; the report is written all the same, and says what does not apply.
     """
     from ovonic.adapters.samples import read_samples
     from ovonic.adapters.toolchains import TOOLCHAINS
@@ -207,7 +207,7 @@ def _gradients(found: Mapping[str, Any]) -> list[str]:
 
 
 def _hardware(found: Mapping[str, Any]) -> list[str]:
-    lines = [f"{found['weights']} weights on {found['arrays']} arrays"]
+    lines = [f"{found['weights']} weights on {found['arrays']} array{'s' * (found['arrays'] != 1)}"]
     for condition in found["conditions"]:
         said = [f"Jaccard {layer['name']} {_interval(layer['jaccard'])}" for layer in condition["layers"]]
         said += [f"error {output['name']} {_interval(output['error'])}" for output in condition["outputs"]]

@@ -1,4 +1,4 @@
-"""What ``ovonic validate model`` reads: everything that ``convert`` and ``crossbar`` read, and files of torch weights."""
+"""What ``ovonic validate model`` reads: all that ``convert`` and ``crossbar`` read, and files of torch weights."""
 
 from __future__ import annotations
 
@@ -62,11 +62,12 @@ def _described(source: str, options: Options, module: str | None, seed: int) -> 
     from ovonic.commands.convert_sources import OBJECT, read_source
     from ovonic.validation.own_subject import Subject
 
+    mended: tuple[str, ...] = ()
     if source == "random":
         from ovonic.validation.random_networks import recurrent_example
 
         options.demand_only("the random network")
-        network, kind, mended = recurrent_example(seed), f"a random network, seed {seed}", ()
+        network, kind = recurrent_example(seed), f"a random network, seed {seed}"
     else:
         _refuse_fewshot(source)
         read = read_source(source, options)
@@ -122,7 +123,12 @@ def _from_python(source: str, path: Path, name: str, options: Options, weights: 
     except OvonicError as error:
         raise type(error)(f"{source}: {error}") from error
     return Subject(
-        source, f"{kind} {type(value).__name__}", network, value, "", (*lines, *_conventions(network, options))
+        source,
+        f"{kind} {type(value).__name__}",
+        network,
+        value,
+        "",
+        (*lines, *_conventions(network, holds[0], options)),
     )
 
 
@@ -139,11 +145,13 @@ def _network(module: nn.Module, toolchain: str, options: Options) -> Network:
     return from_norse(module, options.input_shape, options.dt_ms)
 
 
-def _conventions(network: Network, options: Options) -> list[str]:
+def _conventions(network: Network, toolchain: str, options: Options) -> list[str]:
     """What was chosen in reading a module."""
     from ovonic.models.dynamics import NoReset
 
-    told = "as told by --dt" if options.dt_ms is not None else "as the module says, or 1 ms where it does not"
+    told = "as told by --dt"
+    if options.dt_ms is None:
+        told = "which snnTorch does not know: --dt tells it" if toolchain == "snntorch" else "the modules' own dt"
     lines = [f"step {network.dt_ms:g} ms, {told}"]
     if options.readouts:
         lines.append(f"read by their membrane: {', '.join(options.readouts)}")
