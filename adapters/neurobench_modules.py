@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from neurobench.benchmarks import Benchmark
-from neurobench.metrics.static import ConnectionSparsity, Footprint, ParameterCount
-from neurobench.metrics.workload import (
+from neurobench.benchmarks import Benchmark  # type: ignore[import-untyped]
+from neurobench.metrics.static import ConnectionSparsity, Footprint, ParameterCount  # type: ignore[import-untyped]
+from neurobench.metrics.workload import (  # type: ignore[import-untyped]
     ActivationSparsity,
     ActivationSparsityByLayer,
     MembraneUpdates,
     SynapticOperations,
 )
-from neurobench.models import SNNTorchModel, TorchModel
+from neurobench.models import SNNTorchModel, TorchModel  # type: ignore[import-untyped]
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -101,7 +101,7 @@ class CountedNetwork(nn.Module):
                 )
             if recurrence.masked_diagonal:
                 np.fill_diagonal(weight, 0.0)
-            made = nn.Linear(*weight.shape, bias=False, device="meta")
+            made = nn.Linear(len(weight), len(weight), bias=False, device="meta")
             made.weight = nn.Parameter(number(weight.T))
             self.recurrences[name] = made
         self.requires_grad_(False)

@@ -125,3 +125,18 @@ def test_without_adaptation_nothing_is_programmed(weights: dict[str, Path]) -> N
 def test_bad_options(weights: dict[str, Path], options: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(f"{EVALUATE} {options}", weights) != 0
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.toolchain
+def test_on_aihwkits_devices(weights: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """The same JSON, the same twin, other devices; and what these tiles do not have is refused in one line."""
+    pytest.importorskip("aihwkit", reason="needs aihwkit: pip install 'ovonic[aihwkit]'")
+    line = EVALUATE.replace("crossbar", "aihwkit")
+    tiles, crossbar = result_of(line, weights), result_of(EVALUATE, weights)
+    assert tiles.keys() == crossbar.keys()
+    assert tiles["software"] == crossbar["software"]
+    assert tiles["hardware"]["loss"] != crossbar["hardware"]["loss"]
+    assert tiles["config"]["hardware"] == "aihwkit"
+    capsys.readouterr()
+    assert run(f"{line} --reads 4", weights) == 2
+    assert "use the crossbar" in capsys.readouterr().err

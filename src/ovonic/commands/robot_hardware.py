@@ -147,7 +147,9 @@ def evaluate_hardware(
 ) -> None:
     """Give lessons on chips, print what came of them and write it.
 
-    Args: hardware: ``crossbar`` or ``aihwkit``; how: ``seed`` and ``family`` of the movements, and what else the result's ``config`` shall say.
+    Args:
+        hardware: ``crossbar`` or ``aihwkit``.
+        how: ``seed`` and ``family`` of the movements, and what else the result's ``config`` shall say.
     """
     from ovonic.tasks.robot import spec_for
     from ovonic.tasks.robot_aihwkit import TraineeTiles

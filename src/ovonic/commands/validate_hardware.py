@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["hardware"]
 
+IMPLEMENTATIONS = {"aihwkit": "aihwkit tiles", "crossbar": "crossbar"}
+
 
 def hardware(
     study: Annotated[str, typer.Option(help="headline, training-noise, adaptation, updates or parity.")] = "headline",
@@ -105,21 +107,13 @@ def hardware(
 
 
 def _print_parity(result: Mapping[str, Any]) -> None:
-    """The table of both implementations beside software, and whether they agree."""
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = ("software, 32 bit", "4 bit", "aihwkit tiles", "crossbar")
-    shown = Table("weights", "tasks", "devices", "read after", *columns)
+    """Errors of both implementations beside software, and whether they agree."""
     for row in result["table"]:
-        software = row["software"]
-        cells = [software[name]["mean"] if name in software else None for name in ("32 bit", "4 bit")]
-        if cells == [None, None]:
-            cells[1] = software["twin"]["mean"]
-        cells += [row.get(name, {}).get("error") for name in ("aihwkit", "crossbar")]
-        values = ["-" if cell is None else f"{cell:.4g}" for cell in cells]
-        shown.add_row(row["weights"], row["tasks"], row["devices"], f"{row['read_time_s']:g} s", *values)
-    Console().print(shown)
+        software = {f"software, {name}": part["mean"] for name, part in row["software"].items() if name != "twin"}
+        software = software or {"software twin": row["software"]["twin"]["mean"]}
+        chips = {label: row[name]["error"] for name, label in IMPLEMENTATIONS.items() if name in row}
+        errors = "; ".join(f"{label} {error:.4g}" for label, error in (software | chips).items())
+        typer.echo(f"{row['weights']}, {row['tasks']}, {row['devices']}, read after {row['read_time_s']:g} s: {errors}")
     for row in result["agreement"]:
         word = {True: "agree", False: "DIFFER", None: "undecided"}[row["agree"]]
         high = "inf" if row["high"] is None else f"{row['high']:.3f}"
