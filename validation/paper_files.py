@@ -116,7 +116,8 @@ def _study(found: Result) -> Iterator[tuple[str, Any]]:
 
 
 def _eprop(found: Result) -> Iterator[tuple[str, Any]]:
-    where = "references" if found["config"]["network"] == "random" else "natural"
+    network = found["config"]["network"]
+    where = "references" if network == "random" else f"natural/{_stem(network)}"
     for name, row in found["references"].items():
         yield f"gradients/{where}/{name}", row
     if sweep := found["bptt"]["sweep"]:

@@ -93,7 +93,7 @@ def _gradient(name: str, reference: str) -> Check:
         f"relative difference to {name}",
         (
             Place(
-                f"gradients/natural/{reference}/worst",
+                f"gradients/natural/robot-q16/{reference}/worst",
                 f"ovonic validate eprop robot-q16 --networks 1 --references {reference}",
                 "a lesson of robot-q16, float64",
             ),
@@ -135,7 +135,7 @@ EQUATIONS: tuple[PaperRow, ...] = (
         "synapse.",
         (
             _gradient("traces of every synapse, written out", "written-out"),
-            _gradient("autograd with other paths detached", "autograd"),
+            _gradient("autograd with the recurrent and the reset path detached", "autograd"),
             _gradient("Brian2's own equations", "brian2"),
             _gradient("NEST's e-prop plasticity", "nest"),
         ),
