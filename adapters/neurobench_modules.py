@@ -128,8 +128,8 @@ class CountedNetwork(nn.Module):
             else:
                 arriving = [self._delayed(edge.source, edge.delay, values) for edge in self.network.sources(name)]
                 values[name] = self._step(name, layer, functools.reduce(torch.add, arriving))
-            if self.longest.get(name):
-                self.history[name] = [values[name], *self.history[name]][: self.longest[name]]
+        for source, longest in self.longest.items():
+            self.history[source] = [values[source], *self.history[source]][:longest]
         return values[name], None
 
     def _delayed(self, source: str, delay: int, values: dict[str, Tensor]) -> Tensor:
