@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 import ovonic
-from ovonic.commands import compare, convert, crossbar, doctor, fewshot, reproduce, robot, validate, weights
+from ovonic.commands import compare, convert, crossbar, doctor, fewshot, reproduce, robot, sweep, validate, weights
 from ovonic.models.errors import OvonicError
 
 
@@ -46,6 +46,7 @@ app.command("compare")(compare.compare)
 app.add_typer(validate.app, name="validate")
 app.command("convert")(convert.convert)
 app.add_typer(crossbar.app, name="crossbar")
+app.command("sweep", context_settings={"allow_interspersed_args": False})(sweep.sweep)
 app.command("doctor")(doctor.doctor)
 
 
