@@ -17,6 +17,7 @@ or shared in every step, so that all processes go on, or none.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +98,10 @@ class Processes:
     def any(self, flag: bool) -> bool:
         """Whether any process says yes."""
         return flag if self.count == 1 else bool(self._reduce(_wire([float(flag)])).item())
+
+    def wait(self) -> None:
+        """Go on when all are here: what process 0 writes is written."""
+        self.any(False)
 
     def gather(self, number: int) -> list[int]:
         """This number of every process, in order."""
@@ -181,6 +186,8 @@ def world() -> Processes:
 def joined(processes: Processes, device: str = "cpu") -> Iterator[Processes]:
     """Connect the processes for the time of the block: by gloo on the CPU, by NCCL with a GPU each.
 
+    Ctrl-C, which reaches all, ends all with exit status 130; process 0 alone says so.
+
     Raises: ConfigError: ``device`` names one GPU for all, or there are fewer GPUs than processes on this machine.
     """
     if processes.count == 1:
@@ -198,6 +205,10 @@ def joined(processes: Processes, device: str = "cpu") -> Iterator[Processes]:
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield processes
+    except KeyboardInterrupt:
+        if processes.first:
+            raise
+        raise SystemExit(130) from None
     finally:
         dist.destroy_process_group()
 
@@ -207,9 +218,10 @@ def _others_are_there(processes: Processes) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        said = re.sub(r"^\[[^\]]*\]\s*", "", str(error).splitlines()[0])  # gloo's file and line
         raise ToolchainError(
-            f"process {processes.rank} of {processes.count} lost another one, which says why above or was killed "
-            f"({str(error).splitlines()[0][:120]}); the last checkpoint is kept: start all again with --resume"
+            f"process {processes.rank} of {processes.count} lost another one, which was killed or says why itself "
+            f"({said[:100]}); the last checkpoint is kept: start all again with --resume"
         ) from error
 
 

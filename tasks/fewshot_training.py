@@ -193,6 +193,7 @@ def meta_train(
         if on_step:
             on_step(state, loss, accuracy)
         if stopping and state.step < config.steps:
+            processes.wait()
             raise KeyboardInterrupt
     return state.average
 

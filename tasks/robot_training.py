@@ -251,6 +251,7 @@ def robot_train(
         if on_step:
             on_step(state, shown)
         if stopping and not last:
+            processes.wait()
             raise KeyboardInterrupt
     return state.robot()
 
