@@ -170,8 +170,8 @@ def _section(
     full: bool,
 ) -> Section:
     text = (
-        "E-prop's update of one episode, synapse by synapse in float64, by our factorised rule and by computations that "
-        "share no code with it, on random recurrent networks: LIF and adapting neurons, with and without "
+        "E-prop's update of one episode, synapse by synapse in float64, by our factorised rule and by computations "
+        "that share no code with it, on random recurrent networks: LIF and adapting neurons, with and without "
         "refractoriness, three kinds of reset, one to three read-outs. A reference agrees if its spikes are the same "
         "and no gradient differs by more than the tolerance of its matrix's largest entry. Normalisations are "
         "converted, never excused. Those called end to end run our rule on a trace that the toolchain recorded; all "

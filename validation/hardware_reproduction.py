@@ -134,10 +134,10 @@ def _section(runs: HardwareRuns, figures: Mapping[str, Any], seed: int, full: bo
         "weight, and on aihwkit's devices, with 8-bit converters, beside software that sees the same tasks. "
         f"{size.chips} chips, each a draw of all devices, meet {size.tasks} tasks each; intervals are 95 % over chips "
         "and tasks. Margins were fixed before any run.\n\n"
-        "The ratio of the headline is to the best software row of the same weights, at 32 bit and with updates that are "
-        "not rounded; that of the tiles and of the crossbar beside them is to the software twin of the same bits. A "
-        "margin is kept beyond doubt where the upper end of the interval keeps it too: the last table says so, and marks "
-        f"as preliminary what fewer than {LEAST['chips']} chips or {LEAST['tasks']} tasks say."
+        "The ratio of the headline is to the best software row of the same weights, at 32 bit and with updates that "
+        "are not rounded; that of the tiles and of the crossbar beside them is to the software twin of the same bits. "
+        "A margin is kept beyond doubt where the upper end of the interval keeps it too: the last table says so, and "
+        f"marks as preliminary what fewer than {LEAST['chips']} chips or {LEAST['tasks']} tasks say."
     )
     alone = f"ovonic reproduce --only hardware --seed {seed}" + " --full" * full
     result = {"hardware": figures}

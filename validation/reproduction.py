@@ -35,7 +35,7 @@ PARTS: dict[str, Callable[[int, bool], Part]] = {
     "simulators": simulators_part,
     "hardware": hardware_part,
 }
-"""The parts by name, in the order of the report; each takes the seed and whether at full size, and opens its weights."""
+"""The parts by name, in the order of the report; each takes the seed and whether at full size, and opens weights."""
 
 PAPER = "paper"
 NAMES = (*PARTS, PAPER)

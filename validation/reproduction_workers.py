@@ -41,16 +41,17 @@ class Job:
 
 
 def compute(job: Job, folder: Path, on_steps: Callable[[int], None]) -> None:
-    """Measure a part and keep it in ``folder``, in this process, on one thread of torch."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Measure a part and keep it in ``folder``, in this process, on one thread of torch where it is loaded already."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 1
     wall, cpu = time.perf_counter(), _cpu_s()
     try:
+        if torch:
+            torch.set_num_threads(1)
         measured = job.open().measure(folder, on_steps)
     finally:
-        torch.set_num_threads(threads)
+        if torch:
+            torch.set_num_threads(threads)
     timing = {"cpu_s": round(_cpu_s() - cpu, 1), "wall_s": round(time.perf_counter() - wall, 1)}
     keep(folder, job.name, job.identity, Finished(measured, timing))
 

@@ -25,7 +25,7 @@ def reproduce(
         bool, typer.Option("--fresh", help="Compute anew what an earlier run of the same left finished in --out.")
     ] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Parts at a time (default: 2, or as cores are there).")
+        int | None, typer.Option(min=0, help="Parts at a time, a process each (default: 2); 0: all in this process.")
     ] = None,
     seed: Seed = 0,
     json: JsonFile = None,
@@ -53,8 +53,7 @@ def reproduce(
         seed=seed,
         full=full,
         fresh=fresh,
-        workers=jobs
-        or min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+        workers=min(2, os.cpu_count() or 1) if jobs is None else jobs,
         command=command_line(),
         versions=versions,
         progress=lambda label, total: progress(label, total, quiet),
