@@ -1,8 +1,8 @@
 """The paper's table: every panel, supplementary figure, equation, claim, limitation, suggestion, and what we found.
 
-Rows stand in ``paper_panels``, ``paper_arm_panels``, ``paper_supplement``, ``paper_claims`` and ``paper_outlook``, each
-with its thresholds; what a verdict means stands in ``paper_row``; where numbers come from in ``paper_files``. Here rows
-meet a result.
+Rows stand in ``paper_panels``, ``paper_arm_panels``, ``paper_supplement``, ``paper_claims``, ``paper_device_claims``
+and ``paper_outlook``, with their thresholds; what a verdict means stands in ``paper_row``; where numbers come from in
+``paper_files``. Here rows meet a result.
 
 Read for it: the article's text (abstract to methods; Nature Communications is open access), the captions of figure 2,
 and the published code. Not read: the supplement and the captions of the other figures; their panels are described as
@@ -21,6 +21,7 @@ from typing import Any
 from ovonic.models.errors import ConfigError
 from ovonic.validation.paper_arm_panels import ARM_PANELS
 from ovonic.validation.paper_claims import CLAIMS
+from ovonic.validation.paper_device_claims import DEVICE_CLAIMS
 from ovonic.validation.paper_outlook import LIMITATIONS, SUGGESTIONS
 from ovonic.validation.paper_panels import PANELS
 from ovonic.validation.paper_row import KINDS, VERDICTS, Kind, PaperRow, Reading, Unit, Verdict, judge, shown
@@ -30,7 +31,16 @@ from ovonic.validation.report_content import Unit as ReportUnit
 
 __all__ = ["ROWS", "TITLES", "PaperVerdict", "asked", "counts", "found", "paper_rows", "paper_section"]
 
-ROWS: tuple[PaperRow, ...] = (*PANELS, *ARM_PANELS, *SUPPLEMENT, *EQUATIONS, *CLAIMS, *LIMITATIONS, *SUGGESTIONS)
+ROWS: tuple[PaperRow, ...] = (
+    *PANELS,
+    *ARM_PANELS,
+    *SUPPLEMENT,
+    *EQUATIONS,
+    *CLAIMS,
+    *DEVICE_CLAIMS,
+    *LIMITATIONS,
+    *SUGGESTIONS,
+)
 
 TITLES: Mapping[Kind, str] = {
     "panel": "Figures, panel by panel",
@@ -112,8 +122,8 @@ def paper_section(result: Mapping[str, Any]) -> Section:
     text = (
         "Every panel, supplementary figure, equation, claim, limitation and suggestion of the paper, in our words, "
         "beside what this run measured of it. Thresholds stand in the code (`validation/paper_panels.py` and its "
-        "neighbours). Rows whose checks differ hold in part; a check is close where its threshold lies within the "
-        "interval.\n\n"
+        "neighbours); those fixed before any run are called so. Rows whose checks differ hold in part; a check is "
+        "close where its threshold lies within the interval.\n\n"
         + "; ".join(f"{verdict}: {count}" for verdict, count in number.items())
         + f". Of {len(verdicts)} rows.\n\n"
         "`ovonic validate paper --from FILE` fills in more rows from the results of other commands."

@@ -19,7 +19,7 @@ from ovonic.validation.paper_row import Check, PaperRow
 
 __all__ = ["ON_CHIPS", "PANELS", "PAR", "PAR_FEWSHOT", "SCHEME"]
 
-PAR = "our margin for being on par, fixed in validation/hardware.py before the runs"
+PAR = "our margin, fixed before the runs"
 PAR_FEWSHOT = MARGINS["fewshot_first_read"]
 SCHEME = "A drawing of the method: nothing to measure"
 CIFAR = (

@@ -80,11 +80,11 @@ def fewshot(weights: str, path: str, options: str = "", name: str = "software", 
 
 
 def arm(weights: str, path: str, options: str = "", name: str = "unrounded-software", over: str = "") -> Place:
-    """A number of ``ovonic robot evaluate`` on consistent movements, never trained on."""
-    root = f"evaluations/{weights}-consistent-{name}"
+    """A number of ``ovonic robot evaluate`` on consistent movements, none trained on; ``over``: another's name/path."""
+    root = f"evaluations/{weights}-consistent"
     command = f"ovonic robot evaluate -w {weights}{options and ' ' + options}"
     on = "movements, crossbar" if "crossbar" in name else "movements, software"
-    return Place(f"{root}/{path}", command, on, over and f"{root}/{over}")
+    return Place(f"{root}-{name}/{path}", command, on, over and f"{root}-{over}")
 
 
 def published_arm(path: str) -> Place:

@@ -38,9 +38,6 @@ VERDICTS: tuple[Verdict, ...] = (
 Unit = Literal["percent", "points", "ratio", "number", "mm", "devices"]
 """How numbers are shown: a share in %, a difference of shares in points, a quotient, a plain number, mm, a count."""
 
-MIDDLES = ("ratio", "median", "typical", "mean")
-"""Under which names an interval of our results holds its value."""
-
 
 @dataclass(frozen=True)
 class Place:
@@ -197,13 +194,13 @@ def _interval(result: Mapping[str, Any], path: str) -> tuple[float | None, float
         return None, None, None
     if not isinstance(found, Mapping):
         return float(found), None, None
-    name = next((name for name in MIDDLES if name in found), None)
-    if name is None or found[name] is None:
-        return None, None, None
-    value, half = found[name], found.get("ci95")
     if "low" in found:
-        return value, found["low"], found["high"]
-    return (value, None, None) if half is None else (value, value - half, value + half)
+        value = next((found[name] for name in ("ratio", "median", "typical") if name in found), None)
+        return (None, None, None) if value is None else (value, found["low"], found["high"])
+    value, half = found.get("mean"), found.get("ci95")
+    if value is None or half is None:
+        return value, None, None
+    return value, value - half, value + half
 
 
 def _alike(result: Mapping[str, Any], first: str, second: str) -> bool:

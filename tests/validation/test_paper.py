@@ -89,6 +89,7 @@ def test_every_row_says_what_where_and_is_decided_or_excused() -> None:
         ({"mean": 1.05, "ci95": 0.1}, ">=", "close"),
         ({"mean": 0.8, "ci95": 0.1}, ">=", "does not hold"),
         ({"mean": 0.8, "ci95": None}, "<=", "holds"),
+        ({"mean": 1.2, "ci95": 0.1, "median": 0.9, "p95": 3.0}, "<=", "does not hold"),
         ({"ratio": 0.9, "low": 0.8, "high": 1.0}, "<=", "holds"),
         ({"ratio": 0.9, "low": 0.8, "high": 1.01}, "<=", "close"),
         ({"ratio": 0.9, "low": 0.8, "high": None}, "<=", "close"),
