@@ -27,6 +27,7 @@ from ovonic.adapters.crossbar import Layout
 from ovonic.adapters.crossbar_mapping import layout_of
 from ovonic.adapters.crossbar_modules import on_chip, placed_weights
 from ovonic.adapters.crossbar_placed import PlacedChip
+from ovonic.adapters.snntorch_following import kept
 from ovonic.models.chip import SimulatedChip
 from ovonic.models.device_model import DeviceModel
 from ovonic.models.errors import ConfigError, DataError
@@ -284,7 +285,8 @@ def _output(module: nn.Module, x: Tensor) -> Tensor:
     ]
     training = module.training
     try:
-        output = module.eval()(x)
+        with kept(module):
+            output = module.eval()(x)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         name, part, shape = reached[-1] if reached else ("", module, tuple(x.shape))
         takes = {"in_features": "inputs", "in_channels": "channels"}

@@ -49,6 +49,10 @@ def _totals(figures: Mapping[str, Any]) -> Table:
         ("Samples run on every chip", At(f"{AT}/samples", "number")),
         ("Chips", At(f"{AT}/conditions/0/chips", "number")),
     ]
+    for k, condition in enumerate(figures["conditions"]):
+        if condition["read_time_s"] == figures["conditions"][0]["read_time_s"]:
+            named = f"Full conductance of a device, uS: {condition['noise_model']}"
+            rows.append((named, At(f"{AT}/conditions/{k}/g_max_us", "number")))
     if figures["digital"]:
         rows.append(("Digital parameters", ", ".join(figures["digital"])))
     return Table("Layout", ("What", "Value"), rows)

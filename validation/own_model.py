@@ -27,7 +27,7 @@ from ovonic.adapters.files import write_atomically
 from ovonic.adapters.nir import save_nir
 from ovonic.adapters.samples import Samples
 from ovonic.adapters.toolchains import TOOLCHAINS
-from ovonic.models.errors import ConfigError, OvonicError
+from ovonic.models.errors import ConfigError, OvonicError, UnsupportedDynamics
 from ovonic.models.network import Network
 from ovonic.validation.gradients import REFERENCES
 from ovonic.validation.own_description import described, description_table
@@ -106,7 +106,7 @@ def validate_model(
             if native is not None:
                 given = dataclasses.replace(given, inputs={network.inputs[0]: native.inputs.double()})
     elif subject.module is not None:
-        given = given_to_module(subject.module, samples, settings)
+        given = given_to_module(subject.module, samples, settings, steps=bool(subject.refused))
     else:
         raise ConfigError(f"{subject.source}: holds nothing to run")
     command = str(provenance.get("command", ""))
@@ -139,11 +139,13 @@ def validate_model(
                 sections.append(partial(gradients_section, found, **named))
             result[part] = _plain(found.figures())
         except (OvonicError, _Refused) as error:
-            if part == "hardware" and network is None:
+            if part == "hardware" and network is None and not subject.refused:
                 raise
             result[part] = {"not_applicable": str(error)}
             sections.append(partial(_words, part, f"Does not apply. {error}"))
     result["failed"] = failed
+    if all("not_applicable" in result[part] for part in wanted):
+        raise UnsupportedDynamics(f"{subject.source}: {subject.refused or result[wanted[0]]['not_applicable']}")
     page, path = write_report(
         out, [make(result) for make in sections], result, title=f"Ovonic: {Path(subject.source).name}", lead=LEAD
     )
@@ -163,7 +165,7 @@ def _natively(subject: Subject, network: Network, given: Given, settings: Settin
     try:
         (x,) = given.inputs.values()
         options: dict[str, Any] = {"constant": given.constant, "random": given.random, "seed": settings.seed}
-        return run_natively(subject.module, network, x[: max(settings.deployed, settings.compared)], **options), ""
+        return run_natively(subject.module, network, x, **options), ""
     except (ConfigError, ValueError) as error:
         return None, str(error)
 
@@ -235,7 +237,7 @@ def _data(given: Given, network: Network | None, settings: Settings) -> dict[str
         "origin": given.origin,
         "random": given.random,
         "constant": given.constant,
-        "samples": given.count,
+        "samples": given.available,
         "compared": min(given.count, settings.compared),
         "deployed": min(given.count, settings.deployed),
         "labels": given.labels is not None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,11 @@ class Settings:
     input_shape: tuple[int, ...] | None = None
     seed: int = 0
 
+    @property
+    def most(self) -> int:
+        """Samples that are used at all."""
+        return max(self.compared, self.deployed)
+
 
 @dataclass(frozen=True, eq=False)
 class Given:
@@ -82,7 +87,7 @@ class Given:
     Attributes:
         inputs: by name, [B, T, *shape], float64; of a module without a description [B, *shape], by "".
         labels, targets: of each sample. origin: in words. constant: a sample without time, shown in every step.
-        random: nobody gave it.
+        random: nobody gave it. available: samples that there are, of which these are the first.
     """
 
     inputs: Mapping[str, Tensor]
@@ -91,6 +96,8 @@ class Given:
     targets: Tensor | None = None
     constant: bool = False
     random: bool = False
+
+    available: int = 0
 
     @property
     def count(self) -> int:
@@ -110,7 +117,8 @@ def given_to_network(network: Network, samples: Samples | None, settings: Settin
     """
     if samples is None:
         random = poisson_inputs(network, settings.steps, settings.rate, settings.samples, settings.seed)
-        return Given(random, f"random spikes, seed {settings.seed}", random=True)
+        origin = f"random spikes, seed {settings.seed}"
+        return Given(random, origin, random=True, available=settings.samples)
     names = network.inputs
     arrays = dict(samples.inputs)
     if list(arrays) == [""] and len(names) == 1:
@@ -121,7 +129,7 @@ def given_to_network(network: Network, samples: Samples | None, settings: Settin
         hint = f"{strange!r} is no input: {nearest(strange, names)}" if strange else f"due are {due}"
         raise DataError(f"{samples.source}: the network has {len(names)} inputs: {hint}")
     found: dict[str, Tensor] = {}
-    constant = False
+    constant, most = False, settings.most
     for name, array in arrays.items():
         shape, x = network.shapes[name], torch.from_numpy(array)
         x = x.unsqueeze(0) if samples.table else x
@@ -129,20 +137,19 @@ def given_to_network(network: Network, samples: Samples | None, settings: Settin
         if not sized or rank not in (1, 2):
             raise DataError(f"{samples.source}: {_misfit(network, name, tuple(array.shape), samples.table)}")
         constant |= rank == 1
+        available, x = len(x), x[:most]
         found[name] = x if rank == 2 else x.unsqueeze(1).expand(len(x), settings.steps, *shape)
     lengths = {name: x.shape[1] for name, x in found.items()}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{name} {steps}" for name, steps in lengths.items())
         raise DataError(f"{samples.source}: inputs of different steps: {listed}")
-    labels = None if samples.labels is None else torch.from_numpy(samples.labels)
-    targets = None if samples.targets is None else torch.from_numpy(samples.targets)
-    given = Given(found, samples.source, labels, targets, constant)
+    given = Given(found, samples.source, *_aims(samples), constant, available=available)
     _check_aims(network, given, settings)
-    return given
+    return _first(given, most)
 
 
-def given_to_module(module: nn.Module, samples: Samples | None, settings: Settings) -> Given:
-    """The samples as inputs of a module without a description, or random ones.
+def given_to_module(module: nn.Module, samples: Samples | None, settings: Settings, steps: bool = False) -> Given:
+    """The samples as inputs of a module without a description, or random ones, with an axis of ``steps`` or without.
 
     Raises: DataError: they do not fit. ConfigError: random ones, of a shape that nobody tells.
     """
@@ -155,13 +162,26 @@ def given_to_module(module: nn.Module, samples: Samples | None, settings: Settin
         if shape is None:
             raise ConfigError("random inputs: the first layer leaves their shape open: give --input-shape, or --data")
         generator = torch.Generator().manual_seed(settings.seed)
-        drawn = torch.rand(settings.samples, *shape, generator=generator, dtype=torch.float64) < settings.rate
-        return Given({"": drawn.double()}, f"random zeros and ones, seed {settings.seed}", random=True)
+        lead = (settings.samples, settings.steps) if steps else (settings.samples,)
+        drawn = torch.rand(*lead, *shape, generator=generator, dtype=torch.float64) < settings.rate
+        origin = f"random zeros and ones, seed {settings.seed}"
+        return Given({"": drawn.double()}, origin, random=True, available=settings.samples)
     if list(samples.inputs) != [""]:
         raise DataError(f"{samples.source}: holds inputs by name; a torch module takes one array, 'inputs'")
+    x = torch.from_numpy(samples.inputs[""])
+    return _first(Given({"": x}, samples.source, *_aims(samples), available=len(x)), settings.most)
+
+
+def _aims(samples: Samples) -> tuple[Tensor | None, Tensor | None]:
     labels = None if samples.labels is None else torch.from_numpy(samples.labels)
-    targets = None if samples.targets is None else torch.from_numpy(samples.targets)
-    return Given({"": torch.from_numpy(samples.inputs[""])}, samples.source, labels, targets)
+    return labels, None if samples.targets is None else torch.from_numpy(samples.targets)
+
+
+def _first(given: Given, most: int) -> Given:
+    """The first samples alone."""
+    labels, targets = (None if x is None else x[:most] for x in (given.labels, given.targets))
+    inputs = {name: x[:most] for name, x in given.inputs.items()}
+    return replace(given, inputs=inputs, labels=labels, targets=targets)
 
 
 def _misfit(network: Network, name: str, shape: tuple[int, ...], table: bool) -> str:
@@ -186,7 +206,7 @@ def _check_aims(network: Network, given: Given, settings: Settings) -> None:
                 "(--readouts names neurons of snnTorch whose membrane is read)"
             )
         (readout,) = network.readouts
-        due = (given.count, given.steps, *network.shapes[readout])
+        due = (given.available, given.steps, *network.shapes[readout])
         if tuple(given.targets.shape) != due:
             raise DataError(
                 f"{given.origin}: targets of {tuple(given.targets.shape)}, where read-out {readout!r} gives {due}"
