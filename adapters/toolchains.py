@@ -8,7 +8,15 @@ An adapter is a module with
     from_NAME(native) -> Network                     from native fields
 
 ``run`` and ``to_NAME`` raise ``UnsupportedDynamics`` for what ``unsupported`` lists. The toolchain itself is imported
-when an adapter is used, not before.
+when an adapter is used, not before. ``unsupported`` and ``run`` make an adapter, the other two are for its users.
+
+**Adapters of others** join by name, and are then found wherever a toolchain is named: at run time by ``register``, or
+for good by an entry point of an installed distribution, in the group ``ovonic.toolchains``:
+
+    [project.entry-points."ovonic.toolchains"]
+    mine = "my_package.ovonic_adapter"               # a module, or module:object with the functions above
+
+One that is broken costs an error when it is asked for, and nothing else (docs/adding_a_toolchain.md).
 
 **Losses by consent.** What is not expressed exactly may have a nearest layer that is. ``approximate`` puts it in the
 place of the layer where the caller names the feature, and says what was lost; nothing else is ever approximated.
@@ -17,18 +25,38 @@ place of the layer where the caller names the feature, and says what was lost; n
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from types import ModuleType
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ovonic.models.errors import ConfigError, UnsupportedDynamics, nearest
+from ovonic.models.errors import ConfigError, ToolchainError, UnsupportedDynamics, nearest
 from ovonic.models.layers import Layer
 from ovonic.models.network import Network
 
-__all__ = ["TOOLCHAINS", "Unsupported", "adapter", "approximate", "refuse"]
+__all__ = [
+    "GROUP",
+    "TOOLCHAINS",
+    "Unsupported",
+    "adapter",
+    "approximate",
+    "known",
+    "plugins",
+    "refuse",
+    "register",
+    "unregister",
+]
 
 TOOLCHAINS = ("snntorch", "norse", "brian2", "nest")
+"""Those whose adapters are here."""
+
+GROUP = "ovonic.toolchains"
+"""The group of entry points by which distributions bring adapters."""
+
+PARTS = ("unsupported", "run")
+
+_registered: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -61,14 +89,93 @@ class Unsupported:
         return "; ".join(parts)
 
 
-def adapter(name: str) -> ModuleType:
-    """The adapter of a toolchain.
+def adapter(name: str) -> Any:
+    """The adapter of a toolchain: ours, a registered one, or an entry point's.
 
-    Raises: ConfigError: no such toolchain.
+    Raises: ConfigError: no such toolchain. ToolchainError: an entry point that does not load, lacks a function, or
+        shares its name with another.
     """
-    if name not in TOOLCHAINS:
-        raise ConfigError(f"toolchain {name!r}: {nearest(name, TOOLCHAINS)}")
-    return importlib.import_module(f"ovonic.adapters.{name}")
+    if name in TOOLCHAINS:
+        return importlib.import_module(f"ovonic.adapters.{name}")
+    if name in _registered:
+        return _registered[name]
+    found = [point for point in entry_points(group=GROUP) if point.name == name]
+    if not found:
+        raise ConfigError(f"toolchain {name!r}: {nearest(name, known())}")
+    if len({point.value for point in found}) > 1:
+        places = " and ".join(map(_place, found))
+        raise ToolchainError(f"toolchain {name!r}: {places} both bring it: uninstall one")
+    return _loaded(found[0])
+
+
+def known() -> tuple[str, ...]:
+    """The names that ``adapter`` takes."""
+    return (*TOOLCHAINS, *plugins())
+
+
+def plugins() -> tuple[str, ...]:
+    """The names of registered toolchains and of entry points; none is loaded, one with a name of ours is passed over
+    with a warning."""
+    names = dict.fromkeys(_registered)
+    for point in entry_points(group=GROUP):
+        if point.name in TOOLCHAINS:
+            warnings.warn(f"{_place(point)} is passed over: {point.name!r} is ovonic's own", stacklevel=2)
+        else:
+            names[point.name] = None
+    return tuple(names)
+
+
+def register(name: str, toolchain: Any) -> None:
+    """Make an adapter known by that name until the program ends.
+
+    Args: toolchain: a module or any object with the functions ``unsupported`` and ``run`` (see the module's text).
+    Raises: ConfigError: the name is taken, or no name; a function is missing.
+    """
+    if not name.replace("-", "_").isidentifier():
+        raise ConfigError(f"toolchain {name!r}: a name is letters, digits, - and _, and begins with a letter")
+    if name in TOOLCHAINS or name in _registered:
+        raise ConfigError(f"toolchain {name!r}: the name is taken; unregister() frees those that were registered")
+    if missing := _missing(toolchain):
+        raise ConfigError(f"toolchain {name!r}: {toolchain!r} {missing}")
+    _registered[name] = toolchain
+
+
+def unregister(name: str) -> None:
+    """Forget a registered adapter.
+
+    Raises: ConfigError: none of that name was registered.
+    """
+    if name not in _registered:
+        raise ConfigError(f"toolchain {name!r} was not registered: {nearest(name, _registered)}")
+    del _registered[name]
+
+
+def _loaded(point: EntryPoint) -> Any:
+    try:
+        toolchain = point.load()
+    except Exception as error:
+        raise ToolchainError(f"{_place(point)} does not load ({type(error).__name__}: {error})") from error
+    if missing := _missing(toolchain):
+        raise ToolchainError(f"{_place(point)} {missing}")
+    return toolchain
+
+
+def _missing(toolchain: Any) -> str:
+    absent = [part for part in PARTS if not callable(getattr(toolchain, part, None))]
+    return f"has no function {' and no '.join(absent)}: see docs/adding_a_toolchain.md" if absent else ""
+
+
+def _place(point: EntryPoint) -> str:
+    whose = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown distribution"
+    return f"toolchain {point.name!r} of {whose} (entry point {point.value})"
+
+
+def _title(toolchain: Any) -> str:
+    """What refusals call an adapter."""
+    for name, one in _registered.items():
+        if one is toolchain:
+            return name
+    return str(getattr(toolchain, "__name__", type(toolchain).__name__)).rsplit(".", 1)[-1]
 
 
 def refuse(toolchain: str, found: Iterable[Unsupported]) -> None:
@@ -84,7 +191,7 @@ def approximate(toolchain: Any, network: Network, lossy: Collection[str]) -> tup
     """The nearest network that a toolchain expresses exactly, giving up only features named in ``lossy``.
 
     Args:
-        toolchain: an adapter module. lossy: words of consent (``Unsupported.consent``).
+        toolchain: an adapter. lossy: words of consent (``Unsupported.consent``).
     Returns: the network to run instead, and a line for each loss; the network itself and nothing if all is exact.
     Raises: UnsupportedDynamics: something else than what ``lossy`` names is not expressed, or nothing is near it.
     """
@@ -92,7 +199,7 @@ def approximate(toolchain: Any, network: Network, lossy: Collection[str]) -> tup
     while found := toolchain.unsupported(network):
         accepted = [entry for entry in found if entry.consent in lossy and entry.instead is not None]
         if not accepted:
-            refuse(toolchain.__name__.rsplit(".", 1)[-1], found)
+            refuse(_title(toolchain), found)
         entry = accepted[0]
         assert entry.instead is not None
         losses.append(f"layer {entry.layer!r}, {entry.feature}: {entry.loss}")

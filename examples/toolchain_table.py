@@ -13,13 +13,16 @@ from collections import Counter
 from pathlib import Path
 
 from ovonic.adapters.files import write_atomically
+from ovonic.adapters.toolchains import plugins
 from ovonic.validation.support_page import page, table, verdicts
 from ovonic.validation.toolchain_support import COLUMNS, Kind, Support
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="The table of what each toolchain supports.")
-    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS), help="default: all")
+    parser.add_argument(
+        "--columns", nargs="+", choices=(*COLUMNS, *plugins()), default=list(COLUMNS), help="default: all"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the page there instead of printing the table")
     options = parser.parse_args()
     counts: Counter[tuple[str, str]] = Counter()

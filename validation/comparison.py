@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovonic.adapters.toolchains import TOOLCHAINS, adapter, approximate
+from ovonic.adapters.toolchains import TOOLCHAINS, adapter, approximate, plugins
 from ovonic.models.errors import ConfigError, ToolchainError, UnsupportedDynamics, nearest
 from ovonic.models.network import Network
 from ovonic.models.simulation import run
@@ -115,10 +115,11 @@ def compare(
         on_run: called after each run.
     Raises: ConfigError: an unknown toolchain or a bad input; ToolchainError: a toolchain that was named is missing.
     """
-    names = TOOLCHAINS if toolchains == "all" else tuple(dict.fromkeys(toolchains))
+    known = (*TOOLCHAINS, *plugins())
+    names = known if toolchains == "all" else tuple(dict.fromkeys(toolchains))
     for name in names:
-        if name not in TOOLCHAINS:
-            raise ConfigError(f"toolchain {name!r}: {nearest(name, TOOLCHAINS)}")
+        if name not in known:
+            raise ConfigError(f"toolchain {name!r}: {nearest(name, known)}")
     given = poisson_inputs(network, steps, rate, samples, seed) if inputs is None else inputs
     given = {network.inputs[0]: given} if isinstance(given, Tensor) and len(network.inputs) == 1 else given
     x = {name: value.to(dtype) for name, value in given.items()} if isinstance(given, Mapping) else given.to(dtype)

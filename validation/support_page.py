@@ -101,7 +101,7 @@ def _common(bases: list[str]) -> str:
 def table(found: Verdicts) -> str:
     """The table, in Markdown."""
     columns = list(next(iter(found.values())))
-    lines = [f"| | {' | '.join(TITLES[column] for column in columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [f"| | {' | '.join(TITLES.get(column, column) for column in columns)} |", "|---" * (len(columns) + 1) + "|"]
     last = ""
     for (group, name), row in found.items():
         if group != last:
@@ -127,7 +127,7 @@ def reasons(found: Verdicts) -> str:
             ranked = sorted(by_base, key=lambda base: -usual[base])
             best = min((by_base[base] for base in ranked), key=lambda one: (one.kind is not Kind.LOSSY, len(one.words)))
             why.setdefault(_without_places(best), []).append(f"{group.lower()}: {name}")
-        lines += [f"\n### {TITLES[column]}\n"] if why else []
+        lines += [f"\n### {TITLES.get(column, column)}\n"] if why else []
         lines += [f"- {reason} ({'; '.join(names)})" for reason, names in why.items()]
     return "\n".join(lines) + "\n"
 

@@ -55,14 +55,14 @@ def compare(
 
     The exit status is 0 whatever the verdicts are.
     """
-    from ovonic.adapters.toolchains import TOOLCHAINS
+    from ovonic.adapters.toolchains import known
     from ovonic.validation import comparison
 
     floats = parse_dtype(dtype)
-    names: str | tuple[str, ...] = "all" if toolchains == "all" else parse_names("--toolchains", toolchains, TOOLCHAINS)
+    names: str | tuple[str, ...] = "all" if toolchains == "all" else parse_names("--toolchains", toolchains, known())
     described = resolve_network(network, part, seed, convention, reset, dt)
     given = None if inputs is None else read_inputs(inputs, described)
-    asked = len(TOOLCHAINS) if names == "all" else len(names)
+    asked = len(known()) if names == "all" else len(names)
     with progress("running", 2 + asked, quiet) as advance:
         found = comparison.compare(
             described, names, given, steps, rate, samples, seed, floats, parse_names("--lossy", lossy), advance

@@ -51,11 +51,11 @@ def dynamics(
 
     The exit status is 1 if a toolchain diverged in silence or failed, or a mutant was not caught.
     """
-    from ovonic.adapters.toolchains import TOOLCHAINS
+    from ovonic.adapters.toolchains import known
     from ovonic.validation.conformance import ENGINE, conformance
     from ovonic.validation.mutants import mutation_score
 
-    names = parse_names("--toolchains", toolchains, (*TOOLCHAINS, ENGINE))
+    names = parse_names("--toolchains", toolchains, (*known(), ENGINE))
     floats = parse_dtype(dtype)
     found: list[Conformance] = []
     for name in names:
