@@ -1,6 +1,8 @@
 """Reliability from the command line, beside the shorter runs of the tests.
 
-    python tests/reliability fuzz READER.. --runs 100000 --engine hypothesis --seed 0 --json FOLDER
+python tests/reliability fuzz READER.. --runs 100000 --engine atheris --seed 0 --json FOLDER
+python tests/reliability table FOLDER
+python tests/reliability kill --kills 50 --seed 0 --json FILE
 """
 
 from __future__ import annotations
@@ -28,7 +30,33 @@ def main() -> int:
     fuzz.add_argument("--engine", choices=("hypothesis", "atheris"), default="hypothesis")
     fuzz.add_argument("--seed", type=int, default=0)
     fuzz.add_argument("--json", type=Path, metavar="FOLDER", help="where a result for each reader goes")
-    return _fuzz(parser.parse_args())
+    kill = commands.add_parser("kill", help="kill training and writing at random moments")
+    kill.add_argument("--kills", type=int, default=50, help="of each run and of writing (default 50)")
+    kill.add_argument("--seed", type=int, default=0)
+    kill.add_argument("--only", nargs="+", metavar="RUN", help="fewshot, robot-ovonic, .., writing; default all")
+    kill.add_argument("--json", type=Path, metavar="FILE")
+    table = commands.add_parser("table", help="sum up the results of fuzz --json FOLDER")
+    table.add_argument("folder", type=Path)
+    args = parser.parse_args()
+    return {"fuzz": _fuzz, "kill": _kill, "table": _table}[args.command](args)
+
+
+def _kill(args: argparse.Namespace) -> int:
+    warnings.simplefilter("ignore")
+    import torch
+
+    from reliability.killing import RUNS, kill_training, kill_writing
+
+    torch.set_num_threads(1)
+    results = []
+    for name in args.only or (*RUNS, "writing"):
+        begun = time.monotonic()
+        found = kill_writing(args.kills, args.seed) if name == "writing" else kill_training(name, args.kills, args.seed)
+        results.append(found | {"seconds": round(time.monotonic() - begun, 1)})
+        print(json.dumps(results[-1]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    return int(any(result["wrong"] for result in results))
 
 
 def _fuzz(args: argparse.Namespace) -> int:
@@ -48,6 +76,10 @@ def _fuzz(args: argparse.Namespace) -> int:
         return 0
     wrong = 0
     for name in TARGETS if args.readers == ["all"] else args.readers:
+        file = args.json / f"{name}-{args.engine}-{args.seed}.json" if args.json else None
+        if file and file.exists():
+            print(f"{file} is there: left as it is", file=sys.stderr)
+            continue
         shown = [time.monotonic()]
 
         def told(line: str, shown: list[float] = shown) -> None:
@@ -60,10 +92,31 @@ def _fuzz(args: argparse.Namespace) -> int:
         print(json.dumps({key: value for key, value in result.items() if key != "findings"}), flush=True)
         for finding in result["findings"]:
             print("   ", finding["what"], finding["where"], finding["says"][:200], flush=True)
-        if args.json:
-            args.json.mkdir(parents=True, exist_ok=True)
-            (args.json / f"{name}-{args.engine}-{args.seed}.json").write_text(json.dumps(result, indent=1) + "\n")
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(result, indent=1) + "\n")
     return int(wrong > 0)
+
+
+def _table(args: argparse.Namespace) -> int:
+    """One line for each reader: its inputs over all results of a folder."""
+    found: dict[str, list[dict]] = {}  # type: ignore[type-arg]
+    for file in sorted(args.folder.glob("*-*-*.json")):
+        result = json.loads(file.read_text())
+        found.setdefault(result["reader"], []).append(result)
+    print("| reader | inputs (atheris + Hypothesis) | read | refused | wrong | s | CPU s | peak, MB | edges |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, results in sorted(found.items()):
+        by = {
+            engine: sum(r["inputs"] for r in results if r["engine"] == engine) for engine in ("atheris", "hypothesis")
+        }
+        sums = [sum(r[key] for r in results) for key in ("accepted", "refused", "wrong", "seconds", "cpu_seconds")]
+        peak, edges = max(r["peak_mb"] for r in results), max((r["edges"] or 0) for r in results)
+        inputs = f"{sum(by.values()):,} ({by['atheris']:,} + {by['hypothesis']:,})"
+        print(
+            f"| {name} | {inputs} | {sums[0]:,} | {sums[1]:,} | {sums[2]} | {sums[3]:.0f} | {sums[4]:.0f} | {peak} | {edges} |"
+        )
+    return 0
 
 
 def _warm(targets: dict) -> None:  # type: ignore[type-arg]

@@ -21,7 +21,9 @@ ENGINES = ("hypothesis", "atheris")
 Give = Callable[[bytes], bool]
 
 
-def run_hypothesis(target: Target, corpus: tuple[bytes, ...], give: Give, runs: int, seed_: int, shrink: bool = False) -> None:
+def run_hypothesis(
+    target: Target, corpus: tuple[bytes, ...], give: Give, runs: int, seed_: int, shrink: bool = False
+) -> None:
     """Give ``runs`` inputs.
 
     Args: shrink: every draw is Hypothesis' own, and a failing input is made small and raised; slower.
@@ -60,7 +62,14 @@ def run_atheris(target: Target, corpus: tuple[bytes, ...], give: Give, runs: int
     log = os.open(folder / "libfuzzer.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    options = ("-timeout=120", "-rss_limit_mb=2048", "-handle_segv=0", "-handle_abrt=0", "-handle_bus=0", "-handle_fpe=0")
+    options = (
+        "-timeout=120",
+        "-rss_limit_mb=2048",
+        "-handle_segv=0",
+        "-handle_abrt=0",
+        "-handle_bus=0",
+        "-handle_fpe=0",
+    )
     atheris.Setup(
         [sys.argv[0], str(seeds), f"-runs={runs}", f"-seed={seed_ + 1}", f"-max_len={MAX_INPUT}", *options],
         lambda data: give(data) and None,

@@ -13,6 +13,7 @@ import resource
 import signal
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,9 @@ CHUNK = 5000
 """Inputs of a worker."""
 
 
-def fuzz(target: Target, runs: int, engine: str, seed: int, told: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def fuzz(
+    target: Target, runs: int, engine: str, seed: int, told: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Give ``runs`` inputs to a reader.
 
     Args: engine: of ``engines.ENGINES``; told: gets a line of progress now and then.
@@ -102,6 +105,8 @@ def _watched(work: Callable[[], None], progress: Callable[[], int], patience_s: 
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     last, moved = progress(), time.monotonic()
@@ -148,7 +153,9 @@ def _death(target: Target, folder: Path, end: str, deaths: Counter[str]) -> list
             return []
         end = f"{end}; read as users do: {again}"
     deaths[end] += 1
-    return [{"what": end, "where": "worker", "says": "", "sha256": hashlib.sha256(data).hexdigest(), "input": data.hex()}]
+    return [
+        {"what": end, "where": "worker", "says": "", "sha256": hashlib.sha256(data).hexdigest(), "input": data.hex()}
+    ]
 
 
 def _input(file: Path) -> dict[str, str]:

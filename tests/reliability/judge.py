@@ -72,5 +72,10 @@ class Judge:
         if (self.findings / f"{name}.json").exists():
             return
         (self.findings / f"{name}.bin").write_bytes(data)
-        found = {"what": type(error).__name__, "where": place, "says": str(error)[:300], "trace": traceback.format_exc()}
+        found = {
+            "what": type(error).__name__,
+            "where": place,
+            "says": str(error)[:300],
+            "trace": traceback.format_exc(),
+        }
         (self.findings / f"{name}.json").write_text(json.dumps(found, indent=1))

@@ -30,7 +30,23 @@ VALUES: tuple[Any, ...] = (
     np.zeros(2, [("a", "f8"), ("b", "i4")]), np.void(b"opaque"), h5py.Empty("f8"), h5py.Empty("S1"), np.int8(-1), "NIRGraph",
     "LIF", "Linear", "Conv2d", "Delay", "Flatten", np.float64(0), np.float64(5e-324), np.float64(1), np.array([3, 3]), 2,
 )  # fmt: skip
-NAMES = ("", "type", "nodes", "edges", "metadata", "input_shape", "weight", "0", "1", "9", "x", "é", "tau", "bias", "column_gain")
+NAMES = (
+    "",
+    "type",
+    "nodes",
+    "edges",
+    "metadata",
+    "input_shape",
+    "weight",
+    "0",
+    "1",
+    "9",
+    "x",
+    "é",
+    "tau",
+    "bias",
+    "column_gain",
+)
 
 
 def mutated_hdf5(rng: Random, data: bytes) -> bytes:
@@ -84,7 +100,11 @@ def _numbers(rng: Random, item: Any) -> None:
         text = mutated_json(rng, value)
         name, file = item.name, item.file
         del file[name]
-        file[name] = np.array(text, h5py.string_dtype("utf-8", len(text))) if rng.random() < 0.5 else text.decode("utf-8", "replace")
+        file[name] = (
+            np.array(text, h5py.string_dtype("utf-8", len(text)))
+            if rng.random() < 0.5
+            else text.decode("utf-8", "replace")
+        )
         return
     flat = np.atleast_1d(np.array(value))
     if not flat.size:

@@ -89,14 +89,16 @@ def _change(rng: Random, box: Any, key: Any, places: list[tuple[Any, Any]]) -> N
     value = box[key]
     kind = rng.randint(0, 9)
     if kind <= 3 or (kind >= 6 and len(places) == 1):
-        box[key] = rng.choice(WEIRD)
+        box[key] = copy.deepcopy(rng.choice(WEIRD))
     elif kind == 4:
         other, name = rng.choice(places)
         box[key] = copy.deepcopy(other[name])
     elif kind == 5:
         box[key] = [value] * rng.randint(0, 3)
     elif kind == 6 and isinstance(value, int | float) and not isinstance(value, bool):
-        box[key] = rng.choice((value + 1, -value, value * 2, value * 10**9 if value == value else 0, value / 2**20))
+        box[key] = rng.choice(
+            (value + 1, -value, value * 2, value * 10**9, value // 2 if isinstance(value, int) else value / 2**20)
+        )
     elif kind == 7 and isinstance(value, list):
         value.append(copy.deepcopy(rng.choice(value)) if value else 0)
     elif isinstance(box, dict) and kind == 8:

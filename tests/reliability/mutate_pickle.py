@@ -9,13 +9,82 @@ from .mutate_bytes import NUMBERS, damaged
 
 __all__ = ["mutated_pickle"]
 
-FOREIGN = (b"cos\nsystem\n", b"cbuiltins\neval\n", b"cnumpy\ndtype\n", b"cnumpy\nndarray\n", b"\x8c\x05numpy\x8c\x05dtype\x93")
-FOREIGN += (b"\x8c\x02os\x8c\x06system\x93", b"(S'id'\ntR", b"R", b"b", b"(", b")", b"t", b"0", b"1", b"2", b"\x94", b".", b"s", b"u")
-FOREIGN += (b"\x8d" + (2**62).to_bytes(8, "little"), b"\x8e" + (2**40).to_bytes(8, "little"), b"B\xff\xff\xff\x7f", b"\x8b\xff\xff\xff\x7f")
-FOREIGN += (b"\x8a\xff" + b"\x01" * 255, b"r\xff\xff\xff\x7f", b"j\xff\xff\xff\x7f", b"h\x00", b"h\xff", b"q\x00", b"]" * 400, b")" * 400)
-FOREIGN += (b"(" * 900, b"\x85" * 900, b"}", b"]", b"N", b"\x88", b"K\x05", b"J\xff\xff\xff\xff", b"G\x7f\xf8\0\0\0\0\0\0", b"P1\n", b"Q")
-FOREIGN += (b"\x81", b"\x92", b"\x82\x01", b"\x96\x04\0\0\0\0\0\0\0abcd", b"\x97", b"\x98", b"L" + b"9" * 5000 + b"L\n", b"I12x\n", b"F1e999\n")
-FOREIGN += (b"a", b"e", b"\x90", b"\x91", b"\x86", b"\x87", b"o", b"ibuiltins\nlist\n", b"d", b"l", b"\x95" + (2**40).to_bytes(8, "little"))
+FOREIGN = (
+    b"cos\nsystem\n",
+    b"cbuiltins\neval\n",
+    b"cnumpy\ndtype\n",
+    b"cnumpy\nndarray\n",
+    b"\x8c\x05numpy\x8c\x05dtype\x93",
+)
+FOREIGN += (
+    b"\x8c\x02os\x8c\x06system\x93",
+    b"(S'id'\ntR",
+    b"R",
+    b"b",
+    b"(",
+    b")",
+    b"t",
+    b"0",
+    b"1",
+    b"2",
+    b"\x94",
+    b".",
+    b"s",
+    b"u",
+)
+FOREIGN += (
+    b"\x8d" + (2**62).to_bytes(8, "little"),
+    b"\x8e" + (2**40).to_bytes(8, "little"),
+    b"B\xff\xff\xff\x7f",
+    b"\x8b\xff\xff\xff\x7f",
+)
+FOREIGN += (
+    b"\x8a\xff" + b"\x01" * 255,
+    b"r\xff\xff\xff\x7f",
+    b"j\xff\xff\xff\x7f",
+    b"h\x00",
+    b"h\xff",
+    b"q\x00",
+    b"]" * 400,
+    b")" * 400,
+)
+FOREIGN += (
+    b"(" * 900,
+    b"\x85" * 900,
+    b"}",
+    b"]",
+    b"N",
+    b"\x88",
+    b"K\x05",
+    b"J\xff\xff\xff\xff",
+    b"G\x7f\xf8\0\0\0\0\0\0",
+    b"P1\n",
+    b"Q",
+)
+FOREIGN += (
+    b"\x81",
+    b"\x92",
+    b"\x82\x01",
+    b"\x96\x04\0\0\0\0\0\0\0abcd",
+    b"\x97",
+    b"\x98",
+    b"L" + b"9" * 5000 + b"L\n",
+    b"I12x\n",
+    b"F1e999\n",
+)
+FOREIGN += (
+    b"a",
+    b"e",
+    b"\x90",
+    b"\x91",
+    b"\x86",
+    b"\x87",
+    b"o",
+    b"ibuiltins\nlist\n",
+    b"d",
+    b"l",
+    b"\x95" + (2**40).to_bytes(8, "little"),
+)
 FLOATS = (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\x00\x00\x00\x00", b"\xff\xff\x7f\x7f")
 
 

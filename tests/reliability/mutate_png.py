@@ -12,7 +12,21 @@ __all__ = ["mutated_png"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SIDES = (0, 1, 2, 104, 105, 106, 1000, 7071, 10_000, 40_000, 2**31 - 1, 2**32 - 1)
-KINDS = (b"tRNS", b"PLTE", b"gAMA", b"iCCP", b"zTXt", b"iTXt", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"IDAT", b"IEND", b"xxxx")
+KINDS = (
+    b"tRNS",
+    b"PLTE",
+    b"gAMA",
+    b"iCCP",
+    b"zTXt",
+    b"iTXt",
+    b"eXIf",
+    b"acTL",
+    b"fcTL",
+    b"fdAT",
+    b"IDAT",
+    b"IEND",
+    b"xxxx",
+)
 
 
 def mutated_png(rng: Random, data: bytes) -> bytes:

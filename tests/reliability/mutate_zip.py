@@ -13,12 +13,71 @@ from .mutate_png import mutated_png
 
 __all__ = ["mutated_npy", "mutated_npz", "mutated_pictures"]
 
-NAMES = ("", "/a/b/c.png", "../a/b.png", "a\\b\\c.png", "C:/a/b.png", "a/b/c/d/e/f/g/h/i/j.png", "a/b/c.PNG", "a/b/.c.png")
-NAMES += ("__MACOSX/a/b.png", "a//b.png", "a/./b.png", "a/b.png/", "a", "layout.npy", "array0_g_read", "array9_nu.npy", "é.npy")
-NAMES += ("array٣_nu.npy", "a" * 300 + ".npy", "w\0.npy", "kernel1.npy.npy", ".npy", "a/b/c.gif", "outer/x/a/b.png", "\ud800/b.png")
+NAMES = (
+    "",
+    "/a/b/c.png",
+    "../a/b.png",
+    "a\\b\\c.png",
+    "C:/a/b.png",
+    "a/b/c/d/e/f/g/h/i/j.png",
+    "a/b/c.PNG",
+    "a/b/.c.png",
+)
+NAMES += (
+    "__MACOSX/a/b.png",
+    "a//b.png",
+    "a/./b.png",
+    "a/b.png/",
+    "a",
+    "layout.npy",
+    "array0_g_read",
+    "array9_nu.npy",
+    "é.npy",
+)
+NAMES += (
+    "array٣_nu.npy",
+    "a" * 300 + ".npy",
+    "w\0.npy",
+    "kernel1.npy.npy",
+    ".npy",
+    "a/b/c.gif",
+    "outer/x/a/b.png",
+    "\ud800/b.png",
+)
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
-DESCRIPTIONS = ("<f4", "<f8", ">f4", "<f2", "<i8", "<i4", "|u1", "|b1", "|O", "<U9", "|S3", "<c8", "|V8", "f4,f4", "<f4 ", "", "x")
-SHAPES = ("()", "(0,)", "(1,)", "(2, 3)", "(1099511627776,)", "(-1,)", "(3, 3, 1, 3)", "(True,)", "(1,)*9", "[1]", "(1.0,)", "4")
+DESCRIPTIONS = (
+    "<f4",
+    "<f8",
+    ">f4",
+    "<f2",
+    "<i8",
+    "<i4",
+    "|u1",
+    "|b1",
+    "|O",
+    "<U9",
+    "|S3",
+    "<c8",
+    "|V8",
+    "f4,f4",
+    "<f4 ",
+    "",
+    "x",
+)
+SHAPES = (
+    "()",
+    "(0,)",
+    "(1,)",
+    "(2, 3)",
+    "(1099511627776,)",
+    "(-1,)",
+    "(3, 3, 1, 3)",
+    "(True,)",
+    "(1,)*9",
+    "[1]",
+    "(1.0,)",
+    "4",
+)
 SHAPES += ("(18446744073709551617,)", "(" + "1," * 70 + ")", "(0, 9223372036854775807)", "((1,),)", "None")
 
 Members = list[tuple[str, bytes]]
@@ -51,7 +110,9 @@ def mutated_npy(rng: Random, data: bytes) -> bytes:
         head = parts[0] if which in (0, 2) else f"{{'descr': {fields[0]}, 'fortran_order': {fields[1]}, "
         header = f"{head}'shape': {shape}, }}\n".encode("latin-1", "replace")
     elif kind == 3:
-        header = rng.choice((b"", b"{}", b"[" * 500, b"{'descr': " + b"(" * 150 + b")" * 150 + b"}", damaged(rng, header)))
+        header = rng.choice(
+            (b"", b"{}", b"[" * 500, b"{'descr': " + b"(" * 150 + b")" * 150 + b"}", damaged(rng, header))
+        )
     elif kind == 4 and len(body) >= 8:
         at = 4 * rng.randint(0, len(body) // 4 - 2)
         numbers = (float("nan"), float("inf"), -1.0, 1e308, 1e-320, 5.0)

@@ -168,7 +168,11 @@ def _small_network() -> Network:
     rng = np.random.default_rng(0)
     neurons = Dynamics([0.5, 0.6], 0.4, reset=ResetToValue(0.0))
     return Network.stack(
-        {"x": Input((2,)), "s": Linear(rng.normal(size=(2, 2)), None), "h": Spiking(neurons, Recurrence(np.ones((2, 2))))}
+        {
+            "x": Input((2,)),
+            "s": Linear(rng.normal(size=(2, 2)), None),
+            "h": Spiking(neurons, Recurrence(np.ones((2, 2)))),
+        }
     )
 
 
@@ -197,9 +201,22 @@ def nir_graphs(folder: Path) -> Seeds:
         _bytes(lambda path, n=net: save_nir(path, n), folder) for net in (_small_network(), _convolving_network())
     )
     pair = _bytes(lambda path: save_pair(path, initial_pair(replace(ROBOT, target=0, clock=1), 0)), folder)
-    small = _bytes(lambda path: save_nir(path, Network.stack({"x": Input((2,)), "h": Spiking(Dynamics(0.5, 0.4))})), folder)
+    small = _bytes(
+        lambda path: save_nir(path, Network.stack({"x": Input((2,)), "h": Spiking(Dynamics(0.5, 0.4))})), folder
+    )
     bare = _without_contract(small)
-    return (small, bare, small, bare, small, bare, recurrent, _without_contract(recurrent), _without_contract(convolving), pair)
+    return (
+        small,
+        bare,
+        small,
+        bare,
+        small,
+        bare,
+        recurrent,
+        _without_contract(recurrent),
+        _without_contract(convolving),
+        pair,
+    )
 
 
 ROWS, COLUMNS = 4, 3
@@ -240,7 +257,8 @@ def images(folder: Path) -> Seeds:
     """A chip of one array, with its network and without."""
     image = _image()
     return tuple(
-        _bytes(lambda path, i=i: save_image(path, i), folder) for i in (image, image.replace(software=None, verify=None))
+        _bytes(lambda path, i=i: save_image(path, i), folder)
+        for i in (image, image.replace(software=None, verify=None))
     )
 
 
@@ -248,7 +266,9 @@ def recordings(folder: Path) -> Seeds:
     """A session of four calls."""
 
     def record(path: Path) -> None:
-        with RecordingChip(SimulatedChip(1, device_model("pcm"), Periphery(), seed=3, rows=3, columns=2), path) as driver:
+        with RecordingChip(
+            SimulatedChip(1, device_model("pcm"), Periphery(), seed=3, rows=3, columns=2), path
+        ) as driver:
             driver.program(0, torch.tensor([0, 2]), torch.tensor([0, 1]), torch.arange(8.0).reshape(4, 2))
             driver.read(0)
             driver.advance(10.0)
@@ -316,7 +336,11 @@ def trajectories(folder: Path) -> Seeds:
     xyz = forward_kinematics(torch.from_numpy(q)).numpy()
     timed = ["t,q1,q2", *(f"{t:.3f},{a:.5f},{b:.5f}" for t, (a, b) in zip(s, np.rad2deg(q), strict=True))]
     tips = ["x,y,z", *(",".join(f"{v:.6f}" for v in row) for row in xyz)]
-    return "\n".join(timed).encode(), "\n".join(tips).encode(), ("# note\n" + "\r\n".join(timed).replace(",", ";")).encode()
+    return (
+        "\n".join(timed).encode(),
+        "\n".join(tips).encode(),
+        ("# note\n" + "\r\n".join(timed).replace(",", ";")).encode(),
+    )
 
 
 def measurements(folder: Path) -> Seeds:

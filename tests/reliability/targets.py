@@ -73,12 +73,17 @@ def without_probe() -> Any:
 
 
 def _each(*readers: Callable[[Path], Any]) -> Callable[[Path], None]:
-    """All of them, whatever the others say."""
+    """All of them, whatever the others say; refused where all refuse."""
 
     def read(path: Path) -> None:
+        refusals: list[OvonicError] = []
         for reader in readers:
-            with contextlib.suppress(OvonicError):
+            try:
                 reader(path)
+            except OvonicError as error:
+                refusals.append(error)
+        if len(refusals) == len(readers):
+            raise refusals[0]
 
     return read
 
