@@ -14,6 +14,7 @@ from ovonic.validation.paper_places import (
     headline,
     measured,
     reproduced,
+    study,
 )
 from ovonic.validation.paper_row import Check, PaperRow
 
@@ -220,6 +221,13 @@ FIGURE_2 = (
                 "4 bit: error on chips over software's, devices pcm",
                 (
                     fewshot("fewshot-4bit", "error_ratio", ON_CHIPS, "crossbar-pcm-0s"),
+                    study(
+                        "parity",
+                        "fewshot-4bit-pcm-0s-5w5s-aihwkit",
+                        "own_ratio",
+                        weights="-w fewshot-4bit",
+                        size="--chips 8 --tasks 100",
+                    ),
                     reproduced("fewshot/pcm_4bit/error_ratio"),
                 ),
                 "<=",

@@ -48,10 +48,11 @@ def study(
     named = "" if name == "headline" else f" --study {name}"
     only = f" --only {condition}" if not over or over.startswith(f"{condition}/") else ""
     data = f" {OMNIGLOT}" if "fewshot" in condition else ""
+    tiles = condition.endswith("-aihwkit")
     return Place(
         f"{root}/{condition}/{path}",
         f"ovonic validate hardware{named}{weights and ' ' + weights}{only} {size}{data}",
-        "characters of Omniglot, crossbar" if data else "movements, crossbar",
+        f"{'characters of Omniglot' if data else 'movements'}, {'aihwkit tiles' if tiles else 'crossbar'}",
         over and f"{root}/{over}",
         minus and f"{root}/{minus}",
     )

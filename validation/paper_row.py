@@ -204,17 +204,18 @@ def _interval(result: Mapping[str, Any], path: str) -> tuple[float | None, float
 
 
 def _alike(result: Mapping[str, Any], first: str, second: str) -> bool:
-    """Whether two conditions of one study were measured on as many chips and tasks of the same seed."""
+    """Whether two conditions of a study, or two evaluations, met as many tasks (and chips) of the same seed."""
 
     def settings(path: str) -> Any:
         parts = path.split("/")
-        if parts[:2] != ["hardware", "conditions"]:
+        depth = {"hardware": 3, "evaluations": 2}.get(parts[0])
+        report = look_up(result, "/".join(parts[:depth])) if depth else None
+        config = report.get("config") if isinstance(report, Mapping) else None
+        if not isinstance(report, Mapping) or not isinstance(config, Mapping):
             return None
-        try:
-            config = look_up(result, "/".join([*parts[:3], "config"]))
-        except ConfigError:
-            return None
-        return config.get("size"), config.get("seed")
+        chips = report.get("hardware", report).get("chips") if depth == 2 else None
+        count = chips.get("n") if isinstance(chips, Mapping) else None
+        return config.get("size", (report.get("tasks"), report.get("trajectories"), count)), config.get("seed")
 
     settled = settings(first), settings(second)
     return None in settled or bool(settled[0] == settled[1])

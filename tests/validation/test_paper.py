@@ -186,6 +186,16 @@ def test_conditions_of_unlike_size_are_not_compared() -> None:
     assert judge(_row(_check(place=place)), result)[0] == "not measured in this run"
     result["hardware"]["conditions"]["b"] = {"error": 2.0, "config": same | {"seed": 2}}
     assert judge(_row(_check(place=place)), result)[0] == "not measured in this run"
+    place = Place("evaluations/a/accuracy", "ovonic doctor", minus="evaluations/b/accuracy")
+    for tasks, chips, seed, verdict in (
+        (100, 5, 0, "holds"),
+        (200, 5, 0, "not measured in this run"),
+        (100, 4, 0, "not measured in this run"),
+        (100, 5, 1, "not measured in this run"),
+    ):
+        evaluations = {"a": {"tasks": 100, "chips": {"n": 5}, "accuracy": 0.9, "config": {"seed": 0}}}
+        evaluations["b"] = {"tasks": tasks, "chips": {"n": chips}, "accuracy": 0.8, "config": {"seed": seed}}
+        assert judge(_row(_check(place=place)), {"evaluations": evaluations})[0] == verdict
 
 
 @pytest.mark.parametrize("command", sorted({place.command for _, _, place in CHECKS}))
