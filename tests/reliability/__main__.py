@@ -44,7 +44,6 @@ def main() -> int:
 def _kill(args: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")
     import torch
-
     from reliability.killing import RUNS, kill_training, kill_writing
 
     torch.set_num_threads(1)
@@ -113,9 +112,8 @@ def _table(args: argparse.Namespace) -> int:
         sums = [sum(r[key] for r in results) for key in ("accepted", "refused", "wrong", "seconds", "cpu_seconds")]
         peak, edges = max(r["peak_mb"] for r in results), max((r["edges"] or 0) for r in results)
         inputs = f"{sum(by.values()):,} ({by['atheris']:,} + {by['hypothesis']:,})"
-        print(
-            f"| {name} | {inputs} | {sums[0]:,} | {sums[1]:,} | {sums[2]} | {sums[3]:.0f} | {sums[4]:.0f} | {peak} | {edges} |"
-        )
+        numbers = f"{sums[0]:,} | {sums[1]:,} | {sums[2]} | {sums[3]:.0f} | {sums[4]:.0f} | {peak} | {edges}"
+        print(f"| {name} | {inputs} | {numbers} |")
     return 0
 
 
@@ -125,8 +123,8 @@ def _warm(targets: dict) -> None:  # type: ignore[type-arg]
 
     for module in (
         "adapters.published_robot", "adapters.crossbar_imports", "adapters.measurements", "adapters.cost_files",
-        "adapters.fitted_models", "tasks.omniglot", "tasks.pictures", "tasks.recordings", "tasks.robot", "commands.compare",
-        "tasks.fewshot_run",
+        "adapters.fitted_models", "tasks.omniglot", "tasks.pictures", "tasks.recordings", "tasks.robot",
+        "commands.compare", "tasks.fewshot_run",
     ):  # fmt: skip
         importlib.import_module(f"ovonic.{module}")
 

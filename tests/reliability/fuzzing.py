@@ -6,6 +6,7 @@ the file is then read as users read it (``adapters.hdf5`` sends a child ahead), 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -142,10 +143,8 @@ def _death(target: Target, folder: Path, end: str, deaths: Counter[str]) -> list
     if target.hdf5:
 
         def read() -> None:
-            try:
+            with contextlib.suppress(OvonicError):
                 target.read(path)
-            except OvonicError:
-                pass
 
         again, _ = _watched(read, lambda: 0, 20.0)
         if again is None:
