@@ -26,7 +26,6 @@ from ovonic.models.network import Edge, Network
 from ovonic.models.simulation import integrate
 from ovonic.validation.gradients import (
     END_TO_END,
-    REFERENCES,
     TOLERANCE,
     Agreement,
     Episode,
@@ -117,7 +116,7 @@ def measure_gradients(
         conventions += (f"no read-out: learning signals are given, normal numbers, seed {settings.seed}",)
     episode = Episode("your model", moved, x, targets, signal)
     ours = factorised(episode)
-    agreements = tuple(_agreements(episode, ours, on_step))
+    agreements = tuple(_agreements(episode, ours, settings.references, on_step))
     cosine, difference = beside_bptt(episode)
     sizes = {"steps": steps, "synapses": synapses, "samples": 1}
     silent = not bool(ours.trace[moved.spiking[0]].spikes.any())
@@ -167,9 +166,9 @@ def _offset(network: Network, readout: str, like: Tensor) -> Tensor:
     return total
 
 
-def _agreements(episode: Episode, ours: EpropEpisode, on_step: OnStep) -> list[Agreement]:
+def _agreements(episode: Episode, ours: EpropEpisode, references: tuple[str, ...], on_step: OnStep) -> list[Agreement]:
     found: list[Agreement] = []
-    for reference in REFERENCES:
+    for reference in references:
         try:
             found += compare_gradients(episode, (reference,), ours)
         except ToolchainError as error:

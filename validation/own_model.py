@@ -29,7 +29,6 @@ from ovonic.adapters.samples import Samples
 from ovonic.adapters.toolchains import TOOLCHAINS
 from ovonic.models.errors import ConfigError, OvonicError, UnsupportedDynamics
 from ovonic.models.network import Network
-from ovonic.validation.gradients import REFERENCES
 from ovonic.validation.own_description import described, description_table
 from ovonic.validation.own_dynamics import Dynamics, dynamics_section, measure_dynamics
 from ovonic.validation.own_gradients import gradients_section, measure_gradients
@@ -133,7 +132,7 @@ def validate_model(
                 failed += _failed_dynamics(found)
                 sections.append(partial(dynamics_section, found, given=given, **named | {"command": alone}))
             else:
-                with progress("gradients", len(REFERENCES)) as step:
+                with progress("gradients", len(settings.references)) as step:
                     found = measure_gradients(network, given.inputs, given, settings, step)
                 failed += [f"{a.reference} disagrees on e-prop's update" for a in found.agreements if a.agrees is False]
                 sections.append(partial(gradients_section, found, **named))

@@ -16,6 +16,7 @@ from ovonic.models.errors import ConfigError, DataError, nearest
 from ovonic.models.layers import Linear, Readout, Spiking
 from ovonic.models.network import Network
 from ovonic.validation.comparison import poisson_inputs
+from ovonic.validation.gradients import REFERENCES
 
 __all__ = ["DECISIONS", "PARTS", "Given", "OnStep", "Settings", "Subject", "given_to_module", "given_to_network"]
 
@@ -53,11 +54,12 @@ class Settings:
     """What is to be done.
 
     Attributes:
-        skip: of ``PARTS``. toolchains: names, or "all". steps, rate, samples: of random inputs; steps also how long a
-            sample without time is shown.
+        skip: of ``PARTS``. toolchains: names, or "all"; references: of ``gradients.REFERENCES``.
+        steps, rate, samples: of random inputs; steps also how long a sample without time is shown.
         compared: how many samples at most run on every toolchain; deployed: on chips.
         noise_models: by name. chips: draws of all devices. read_times_s: since programming, rising.
-        decide: of ``DECISIONS``; None: by what the network has. seed: of every draw.
+        decide: of ``DECISIONS``; None: by what the network has. input_shape: of random samples of a module without a
+            description, where its first layer leaves it open. seed: of every draw.
     """
 
     skip: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ class Settings:
     read_times_s: tuple[float, ...] = (0.0,)
     decide: str | None = None
     input_shape: tuple[int, ...] | None = None
+    references: tuple[str, ...] = REFERENCES
     seed: int = 0
 
     @property

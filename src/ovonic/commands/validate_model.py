@@ -50,6 +50,9 @@ def model(
     toolchains: Annotated[
         str, typer.Option(metavar="all|A,B,..", help="Which; all passes over those not installed.")
     ] = "all",
+    references: Annotated[
+        str, typer.Option(metavar="all|A,B,..", help="Which computations e-prop's update is compared with.")
+    ] = "all",
     noise_model: Annotated[
         str,
         typer.Option(
@@ -103,6 +106,7 @@ def model(
     from ovonic.commands.crossbar_common import parse_duration
     from ovonic.commands.crossbar_sources import parse_noise_model
     from ovonic.commands.validate_model_sources import Files, read_subject
+    from ovonic.validation.gradients import REFERENCES
     from ovonic.validation.own_model import validate_model
     from ovonic.validation.own_subject import DECISIONS, PARTS, Settings
 
@@ -123,6 +127,7 @@ def model(
         tuple(sorted(dict.fromkeys(times))),
         decide,
         shape,
+        REFERENCES if references == "all" else parse_names("--references", references, REFERENCES),
         seed,
     )
     given = None if data is None else read_samples(data)
@@ -135,6 +140,7 @@ def model(
         "activation": activation,
         "module": module,
         "toolchains": settings.toolchains,
+        "references": settings.references,
         "noise_models": list(settings.noise_models),
         "chips": chips,
         "read_times_s": settings.read_times_s,
