@@ -172,6 +172,11 @@ def _demand_empty(nest: Any, remedy: str) -> None:
 
 @contextmanager
 def empty_kernel(reset: bool) -> Iterator[Any]:
+    """NEST with an empty kernel, quiet; what was set before is set again afterwards.
+
+    Args: reset: drop the nodes that are there; else they are an error.
+    Raises: ConfigError: the kernel holds nodes. ToolchainError: no NEST.
+    """
     with quiet() as nest:
         if not reset:
             _demand_empty(nest, "run(.., reset=True) drops it, nest.ResetKernel() too")

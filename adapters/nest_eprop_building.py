@@ -35,6 +35,8 @@ the synapse before the learning signals of the last steps of the interval before
 
 
 class Models(NamedTuple):
+    """NEST's names of a family of e-prop models; and whether its neurons reset in the step after the spike."""
+
     plain: str
     adapting: str
     readout: str
@@ -72,6 +74,11 @@ class Rates(NamedTuple):
 
 
 class Plan(NamedTuple):
+    """What ``run_plan`` simulates: ``nest_eprop.run_eprop`` and ``learn`` say what each entry means.
+
+    signalled: whether the learning signals are given, and ``feedback`` brings them.
+    """
+
     network: Network
     wiring: Wiring
     models: Models

@@ -44,6 +44,7 @@ NONE = Connections._make(np.zeros(0, dtype=int) for _ in range(5))
 
 
 def scanned(nest: Any) -> dict[str, Any]:
+    """The layers of a kernel's nodes: name -> NodeCollection, in the order in which they were made."""
     if not len(found := nest.GetNodes()):
         return {}
     ids, models = np.atleast_1d(found.get("global_id")), np.atleast_1d(found.get("model"))
@@ -72,6 +73,10 @@ def _only_feeds_parrots(nest: Any, nodes: Any) -> bool:
 
 
 def base_of(nest: Any, nodes: Any) -> str:
+    """The built-in model from which the model of these nodes was copied.
+
+    Raises: UnsupportedDynamics: they are of several.
+    """
     models = set(np.atleast_1d(nodes.get("model")).tolist())
     if len(models) != 1:
         raise UnsupportedDynamics(f"NEST layer of the models {', '.join(sorted(models))}: a layer has one")

@@ -131,6 +131,7 @@ def recurrent(shape: tuple[int, ...], dropped: dict[str, Any] | None, **options:
 
 
 def transposed(draw: Draw) -> Made:
+    """Recurrence all to all; dropped: the same with its matrix transposed."""
     network, x, _, _ = recurrent((N, N), None)(draw)
     layer: Any = network.layers["h"]
     turned = layer.replace(recurrence=layer.recurrence.replace(weight=layer.recurrence.weight.T))
@@ -156,6 +157,8 @@ def chain(draw: Draw) -> Made:
 
 
 def delays(source: str) -> Maker:
+    """A delay of three steps on the edge from ``source``; dropped: none."""
+
     def make(draw: Draw) -> Made:
         network, x = _two_layers(draw), {"x": draw.spikes(N_IN)}
         edges = tuple(edge._replace(delay=3 * (edge.source == source)) for edge in network.edges)
@@ -173,6 +176,7 @@ def two_ways(draw: Draw) -> Made:
 
 
 def several_inputs(draw: Draw) -> Made:
+    """Two inputs; dropped: the second."""
     network, x = _stack(draw, Spiking(draw.base)), {"x": draw.spikes(N_IN)}
     layers = dict(network.layers) | {"y": Input((2,)), "w_y": Linear(draw.weights(2, N))}
     both = Network(layers, (*network.edges, Edge("y", "w_y"), Edge("w_y", "h")))
@@ -180,12 +184,14 @@ def several_inputs(draw: Draw) -> Made:
 
 
 def graded(draw: Draw) -> Made:
+    """Inputs of any size; dropped: 0 or 1."""
     network, x = _stack(draw, Spiking(draw.base)), draw.spikes(N_IN)
     currents = x * torch.tensor(draw.rng.uniform(0.25, 1.75, x.shape))
     return network, {"x": currents}, network, {"x": x}
 
 
 def biased(draw: Draw) -> Made:
+    """A bias of the weights that lead in; dropped: none."""
     network, x = _stack(draw, Spiking(draw.base), bias=True), {"x": draw.spikes(N_IN)}
     w_in: Any = network.layers["w_in"]
     return network, x, _with(network, w_in=w_in.replace(bias=None)), x
@@ -204,6 +210,7 @@ def space(front: Callable[[Draw], Layer], dropped: Callable[[Any], Layer], *shap
 
 
 def convolution(*shape: int, **options: Any) -> Callable[[Draw], Conv]:
+    """Makes a convolution of these weights, with a bias."""
     return lambda draw: Conv(draw.weights(*shape), draw.weights(shape[1], mean=0.1), **options)
 
 
@@ -213,6 +220,7 @@ def flipped(layer: Conv) -> Conv:
 
 
 def unbiased(layer: Conv) -> Conv:
+    """The convolution without its bias."""
     return layer.replace(bias=None)
 
 
@@ -222,6 +230,7 @@ def moved_groups(layer: Conv) -> Conv:
 
 
 def pool(how: Pooling, other: Pooling, *window: int) -> Maker:
+    """Pooling of graded inputs; dropped: another kind of it."""
     shape = (2, 6) if len(window) == 1 else (2, 4, 4)
     make = space(lambda draw: Pool(how, window), lambda layer: layer.replace(how=other), *shape)
 
@@ -234,6 +243,7 @@ def pool(how: Pooling, other: Pooling, *window: int) -> Maker:
 
 
 def flattened(draw: Draw) -> Made:
+    """Inputs of two axes, flattened row after row; dropped: column after column."""
     weight = draw.weights(2 * 3, N)
     parts = {"x": Input((2, 3)), "flat": Flatten(), "w_in": Linear(weight), "h": Spiking(draw.base)}
     network, x = Network.stack(parts), {"x": draw.spikes(2, 3)}
@@ -242,6 +252,8 @@ def flattened(draw: Draw) -> Made:
 
 
 def read_out(readout: Readout, dropped: Readout) -> Maker:
+    """A read-out behind the spikes; dropped: another one."""
+
     def make(draw: Draw) -> Made:
         x = {"x": draw.spikes(N_IN)}
         parts = dict(_stack(draw, Spiking(draw.base)).layers) | {"w_out": Linear(draw.weights(N, 2)), "out": readout}
