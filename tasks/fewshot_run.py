@@ -107,8 +107,15 @@ def training_run(
     real, glyphs, held_out = training_data(data)
     identity["characters"] = {name: len(s) for name, s in (("real", real), ("glyphs", glyphs)) if s is not None}
     state = TrainingState(config, net)
+
+    def write_metrics() -> None:
+        metrics = {"config": identity, "history": state.history, "validation": state.validation, **provenance}
+        write_atomically(out / METRICS, json.dumps(metrics))
+
     if saved := first_checkpoint(processes, checkpoint, identity):
         continue_from(state, checkpoint, saved)
+        if processes.first:
+            write_metrics()  # a kill between the two files leaves those of an earlier step
     processes.same([*state.net.parameters(), *state.average.parameters()])
     if on_start:
         on_start(state)
@@ -117,8 +124,7 @@ def training_run(
         if not processes.first:
             return checkpoint
         save_checkpoint(checkpoint, state.tensors(), identity, state.progress())
-        metrics = {"config": identity, "history": state.history, "validation": state.validation, **provenance}
-        write_atomically(out / METRICS, json.dumps(metrics))
+        write_metrics()
         return checkpoint
 
     trained = meta_train(

@@ -63,9 +63,16 @@ def training_run(
         start = resolve_robot(init)
         identity["init"] = start.provenance["sha256"]
     state = RobotTrainingState(config, start)
+
+    def write_metrics() -> None:
+        metrics = {"config": identity, "history": state.history, "validation": state.validation, **provenance}
+        write_atomically(out / METRICS, json.dumps(metrics))
+
     saved = first_checkpoint(processes, checkpoint, identity)
     if saved:
         continue_from(state, checkpoint, saved)
+        if processes.first:
+            write_metrics()  # a kill between the two files leaves those of an earlier step
     processes.same([*state.net.parameters(), *state.average.parameters()])
     if on_start:
         on_start(state)
@@ -74,8 +81,7 @@ def training_run(
         if not processes.first:
             return checkpoint
         save_checkpoint(checkpoint, state.tensors(), identity, state.progress())
-        metrics = {"config": identity, "history": state.history, "validation": state.validation, **provenance}
-        write_atomically(out / METRICS, json.dumps(metrics))
+        write_metrics()
         return checkpoint
 
     robot_train(
