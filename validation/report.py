@@ -130,7 +130,7 @@ def _overview(sections: Sequence[Section]) -> str:
         for i, section in enumerate(sections)
         for claim in section.claims
     ]
-    table = _table("Every validation, its tolerance and what was measured", CLAIMED, rows)
+    table = _table("Every validation, its tolerance and what was measured", CLAIMED, rows, kind="claims")
     return f'<section id="validations"><h2>Validations</h2><nav>Chapters: {links}</nav>{table}</section>'
 
 
@@ -138,7 +138,7 @@ def _section(section: Section, result: Mapping[str, Any], anchor: str) -> str:
     parts = [f'<section id="{anchor}"><h2>{escape(section.title)}</h2>', _paragraphs(section.text)]
     if section.claims:
         rows = ([escape(claim.name), *_judged(claim)] for claim in section.claims)
-        parts += [_table(f"Claims: {section.title}", CLAIMED, rows), _commands(section.claims)]
+        parts += [_table(f"Claims: {section.title}", CLAIMED, rows, kind="claims"), _commands(section.claims)]
     for table in section.tables:
         cells = ([_cell(cell, result) for cell in row] for row in table.rows)
         alone = _alone("This table", table.command) if table.command else ""
@@ -170,7 +170,8 @@ def _commands(claims: Iterable[Claim]) -> str:
         if claim.command:
             by_command.setdefault(claim.command, []).append(claim.name)
     items = "".join(
-        f"<li><code>{escape(command)}</code> {escape('; '.join(names))}</li>" for command, names in by_command.items()
+        f"<li><code>{escape(command)}</code><br>{escape('; '.join(names))}</li>"
+        for command, names in by_command.items()
     )
     return f'<div class="alone">Each alone:<ul>{items}</ul></div>' if items else ""
 
@@ -225,8 +226,8 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], ki
         for first, *rest in rows
     )
     return (
-        f'<table class="{kind}"><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table>"
+        f'<div class="wide" tabindex="0"><table class="{kind}"><caption>{escape(title)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 

@@ -44,14 +44,17 @@ figcaption{font-size:.88rem;color:var(--soft);margin-top:.5rem;max-width:46rem}
 .alone{display:block;margin-top:.3rem;font-size:.88rem;color:var(--soft)}
 .alone code{overflow-wrap:anywhere;color:var(--ink)}
 .alone ul{margin:.2rem 0 1rem;padding-left:1.2rem}
-table+.alone{margin:-.8rem 0 1.2rem}
+.alone li{margin:.25rem 0}
+.wide+.alone{margin:-.8rem 0 1.2rem}
+tbody th{min-width:9rem}
 nav{font-size:.92rem;margin:.5rem 0}
 footer{border-top:1px solid var(--line);margin-top:2rem;font-size:.88rem;color:var(--soft)}
 @media screen and (max-width:40rem){table,caption,tbody,tr,tbody th,td{display:block}
 thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 tr{padding:.5rem 0;border-bottom:1px solid var(--line)}th,td{border:0;padding:.1rem 0}tbody th{font-weight:600}
 td{display:flex;gap:.8rem}td::before{content:attr(data-label);flex:0 0 8rem;color:var(--soft);font-size:.88rem}
-.settings td::before{content:none}}
+.settings td::before{content:none}
+.claims tr{display:flex;flex-wrap:wrap;gap:.1rem 1rem}.claims tbody th{flex:0 0 100%}.claims td::before{content:none}tbody th{min-width:0}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#bbb;--tint:#fff;--good:#0a6b4b;
 --bad:#b03a00}body{max-width:none;padding:0;font-size:10pt}figure{margin:1rem 0}h2,caption{break-after:avoid}
 figure,table,tr,pre,.summary{break-inside:avoid}.wide{overflow:visible}figure .wide{border:0;padding:0}

@@ -7,7 +7,6 @@ import html
 import json
 import re
 import shlex
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from ovonic.models.errors import WeightsError
 from ovonic.models.natural_eprop import InnerLoop
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, initial_pair
 from ovonic.tasks.trajectories import CoordinateCode
-from ovonic.validation.reproduction import reproduce
+from ovonic.validation.report import write_report
 from ovonic.validation.robot_reproduction import PUBLISHED, ROBOT_THRESHOLDS, RUNS, RobotRun, _median, robot_part
+
+from .report_commands import check_commands
 
 SEED = 3
 
@@ -43,12 +44,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RobotRun]:
 def out(runs: dict[str, RobotRun], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a report."""
     folder = tmp_path_factory.mktemp("out")
-    part, done = robot_part(SEED, runs), list[int]()
-    provenance = {"command": "c", "versions": {}}
-    progress = lambda *_: nullcontext(done.append)  # noqa: E731
-    result = reproduce(folder, {"robot": part}, seed=SEED, provenance=provenance, progress=progress)
+    part, done = robot_part(SEED, runs=runs), list[int]()
+    measured = part.measure(folder, done.append)
     assert sum(done) == part.steps == 10
-    assert result == json.loads((folder / "report.json").read_text())
+    assert measured.files == ("robot-lesson.gif",)
+    check_commands(measured.section)
+    write_report(folder, [measured.section], {"robot": measured.figures, "config": {"robot": measured.config}})
     return folder
 
 
@@ -140,7 +141,7 @@ def test_every_figure_stands_with_its_command_and_the_animation_beside(
 
 def test_weights_that_are_missing_are_named_before_anything_runs() -> None:
     with pytest.raises(WeightsError, match="robot-q17"):
-        robot_part(0, RUNS | {"float": RobotRun("robot-q17")})
+        robot_part(0, runs=RUNS | {"float": RobotRun("robot-q17")})
 
 
 def test_the_interval_of_a_median() -> None:
