@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from neurobench.benchmarks import Benchmark  # type: ignore[import-untyped]
-from neurobench.metrics.static import ConnectionSparsity, Footprint, ParameterCount  # type: ignore[import-untyped]
-from neurobench.metrics.workload import (  # type: ignore[import-untyped]
+from neurobench.benchmarks import Benchmark
+from neurobench.metrics.static import ConnectionSparsity, Footprint, ParameterCount
+from neurobench.metrics.workload import (
     ActivationSparsity,
     ActivationSparsityByLayer,
     MembraneUpdates,
     SynapticOperations,
 )
-from neurobench.models import SNNTorchModel, TorchModel  # type: ignore[import-untyped]
+from neurobench.models import SNNTorchModel, TorchModel
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset

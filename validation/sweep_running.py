@@ -116,7 +116,7 @@ def _run(number: int, arguments: Sequence[str], added: Sequence[str], due: Mappi
         command = [sys.executable, "-m", "ovonic", *arguments, "--json", str(file), *added]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    result = json.loads(text) if text else None
+    result = _parsed(text)
     error = None
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
@@ -126,6 +126,13 @@ def _run(number: int, arguments: Sequence[str], added: Sequence[str], due: Mappi
     elif result is None:
         return number, {"status": 1, "error": "wrote no result", "result": None}
     return number, {"status": done.returncode, "error": error, "result": result}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _version(name: str) -> str:
