@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import ovonic
 
@@ -46,7 +47,7 @@ def names(module: ModuleType) -> list[str]:
 
 
 def undocumented(module: ModuleType) -> Iterator[str]:
-    """A module, its public functions and classes, without a docstring of their own (one that a dataclass made is none)."""
+    """A module and its public functions and classes that lack a docstring; one that a dataclass made is none."""
     if not (module.__doc__ or "").strip():
         yield module.__name__
     for name in names(module):
@@ -86,23 +87,22 @@ def _leads_somewhere(parts: list[str]) -> bool:
     return False
 
 
-def build(out: Path, packages: tuple[str, ...] = PACKAGES) -> int:
+def build(out: Path) -> int:
     """Write the pages and return how many modules they document.
 
-    Raises: Warning: whatever warns on the way.
+    Raises: Warning: whatever pdoc warns of.
     """
     import pdoc
     import pdoc.render
 
-    wanted = ["ovonic", *(name for package in packages for name in (package, *modules(package)))]
-    pdoc.render.configure(docformat="google", footer_text=f"ovonic {ovonic.__version__}", math=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in wanted:
-            importlib.import_module(name)
+    for name in (name for package in PACKAGES for name in modules(package)):
+        importlib.import_module(name)
+    pdoc.render.configure(docformat="google", footer_text=f"ovonic {ovonic.__version__}")
+    lazy = {name: getattr(ovonic, name) for name in ovonic.__all__}
+    with warnings.catch_warnings(), patch.dict(vars(ovonic), lazy):
         warnings.simplefilter("error")
-        pdoc.pdoc(*wanted, output_directory=out)
-    return len(wanted)
+        pdoc.pdoc("ovonic", "!ovonic.commands", "!ovonic.__main__", output_directory=out)
+    return sum(1 for _ in out.rglob("*.html")) - 1
 
 
 def main() -> int:

@@ -188,9 +188,8 @@ def main(arguments: list[str] | None = None) -> tuple[Conformance, Counter[Kind]
     register("population", sys.modules[__name__])
     try:
         found, verdicts = conformance("population", options.networks), features("population")
-        print(
-            f"random networks: {found.exact} exact, {found.refused_networks} refused by name, diverged {found.diverged}"
-        )
+        counts = f"{found.exact} exact, {found.refused_networks} refused by name, {len(found.diverged)} diverged"
+        print(f"{found.count} random networks: {counts}")
         print("features: " + ", ".join(f"{verdicts[kind]} {kind}" for kind in Kind))
         adapting = feature("Adaptation", "a spike counts in full", "a subtracted threshold").network
         print(f"a refusal: {unsupported(adapting)[0]}")
