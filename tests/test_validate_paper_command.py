@@ -44,7 +44,7 @@ def test_a_changed_number_in_a_file_turns_the_row(tmp_path: Path, capsys: pytest
     for high, verdict in ((1.09, "holds"), (1.11, "close")):
         file = _study(tmp_path / "study.json", high)
         assert _run("--from", str(file), "--only", "fig2g", "--json", str(tmp_path / "out.json")) == 0
-        assert f"fig2g (Fig. 2g): {verdict}\n" in capsys.readouterr().out
+        assert f"fig2g (Fig. 2g): {verdict} (1 of 4)\n" in capsys.readouterr().out
         (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
         (reading,) = (r for r in row["readings"] if r["value"] is not None)
         assert (reading["value"], reading["high"], reading["threshold"]) == (1.05, high, 1.1)

@@ -71,6 +71,12 @@ class PaperVerdict:
     verdict: Verdict
     readings: tuple[Reading, ...]
 
+    @property
+    def label(self) -> str:
+        """The verdict, and on how many of the row's checks it rests where some were not measured."""
+        seen = sum(reading.value is not None for reading in self.readings)
+        return f"{self.verdict} ({seen} of {len(self.readings)})" if 0 < seen < len(self.readings) else self.verdict
+
     def as_json(self) -> dict[str, Any]:
         """JSON values; ``readings`` in the order of the row's checks."""
         row = self.row
@@ -133,7 +139,7 @@ def paper_section(result: Mapping[str, Any]) -> Section:
     for kind in KINDS:
         decided = [v for v in verdicts if v.row.kind == kind and v.readings]
         if decided:
-            rows = [(v.row.where, v.row.says, _measured(v, result), v.verdict) for v in decided]
+            rows = [(v.row.where, v.row.says, _measured(v, result), v.label) for v in decided]
             tables.append(Table(TITLES[kind], COLUMNS, rows, command))
     open_rows = [(v.row.where, v.row.says, v.row.why_not) for v in verdicts if not v.readings]
     if open_rows:
@@ -144,15 +150,15 @@ def paper_section(result: Mapping[str, Any]) -> Section:
 def _measured(verdict: PaperVerdict, result: Mapping[str, Any]) -> Cell:
     parts: list[str | At] = []
     for reading in verdict.readings:
-        name = reading.check.name
-        parts.append(f"{'; ' if parts else ''}{name}: ")
         if reading.value is None:
-            parts.append(f"not measured in this run ({reading.command})")
             continue
+        parts.append(f"{'; ' if parts else ''}{reading.check.name}: ")
         at = _at(reading, result)
         unit = {"percent": " %", "points": " points", "mm": " mm"}.get(reading.check.unit, "")
         parts += [found(reading)] if at is None else [at, unit]
         parts.append(f" ({asked(reading)}: {reading.verdict})")
+    if missing := list(dict.fromkeys(r.command for r in verdict.readings if r.value is None)):
+        parts.append(f"{'; ' if parts else ''}not measured in this run: {', '.join(missing)}")
     if verdict.row.note:
         parts.append(f". {verdict.row.note}")
     return tuple(parts)

@@ -28,8 +28,9 @@ with its whole 95 % interval where it has one. *Close*: the threshold lies withi
 a row differ. *Not measured in this run*: the files given hold none of the numbers. *Not checkable*: nothing simulated
 could decide it, or nothing here does.
 
-**What was read of the paper**: its text from abstract to methods, the caption of figure 2, and the published code. The
-supplement was not read, nor the captions of the other figures: their panels are described as the text describes them.
+**What was read of the paper**: a stored copy of its page from abstract to methods (equations, no pictures), the caption
+of figure 2, and the published code. The supplement was not read, nor the captions of the other figures: their panels
+are described as the text describes them.
 
 """
 
@@ -63,7 +64,7 @@ def _row(verdict: PaperVerdict, numbers: dict[str, int]) -> str:
         value = f"**{found(reading)}**" if reading.value is not None else "not measured"
         measured.append(f"{reading.check.name}: {value}{on}, {asked(reading)}: {reading.verdict} [{number}]")
     measured += [text for text in (row.why_not and f"{row.why_not}.", row.note) if text]
-    cells = (row.where, row.says, "<br>".join(measured), verdict.verdict)
+    cells = (row.where, row.says, "<br>".join(measured), verdict.label)
     return " | ".join(cell.replace("|", "\\|") for cell in cells)
 
 

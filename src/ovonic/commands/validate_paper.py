@@ -92,7 +92,7 @@ def _print(verdicts: Sequence[PaperVerdict]) -> None:
     from ovonic.validation.paper import asked, counts, found
 
     for v in verdicts:
-        typer.echo(f"{v.row.key} ({v.row.where}): {v.verdict}\n    {v.row.says}")
+        typer.echo(f"{v.row.key} ({v.row.where}): {v.label}\n    {v.row.says}")
         for r in v.readings:
             if r.value is not None:
                 typer.echo(f"    - {r.check.name}: {found(r)}; {asked(r)}: {r.verdict}")
