@@ -113,14 +113,15 @@ def agreement(
     Returns: ``ratio`` of the mean errors, ``low`` and ``high`` (95 %, percentile bootstrap: tasks drawn jointly for
         both, chips of each by themselves, all conditions alike), ``margin``, and ``agree``: True (the interval lies
         within 1 / margin .. margin), False (it lies outside) or None (undecided).
-    Raises: ConfigError: tables that do not pair, or without any error.
+        All None where one of them makes no error at all.
+    Raises: ConfigError: tables that do not pair.
     """
     margin = PARITY_MARGINS["agreement"] if margin is None else margin
     a, b = (_pooled(t) for t in (crossbar, tiles))
     if np.shape(crossbar)[:-2] != np.shape(tiles)[:-2] or a.shape[1] != b.shape[1] or not margin > 1:
         raise ConfigError(f"errors {np.shape(crossbar)} and {np.shape(tiles)} (margin {margin}) do not pair")
     if a.mean() == 0 or b.mean() == 0:
-        raise ConfigError("no errors at all: nothing to compare; take more tasks")
+        return {"ratio": None, "low": None, "high": None, "margin": margin, "agree": None}
     rng = np.random.default_rng(seed)
     ratios = np.empty(resamples)
     for i in range(resamples):

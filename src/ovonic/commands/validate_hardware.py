@@ -116,10 +116,9 @@ def _print_parity(result: Mapping[str, Any]) -> None:
         typer.echo(f"{row['weights']}, {row['tasks']}, {row['devices']}, read after {row['read_time_s']:g} s: {errors}")
     for row in result["agreement"]:
         word = {True: "agree", False: "DIFFER", None: "undecided"}[row["agree"]]
-        high = "inf" if row["high"] is None else f"{row['high']:.3f}"
         of = f" ({row['pooled']} conditions pooled)" if row["judged"] else ""
         typer.echo(
-            f"{word:9} {row['name']}{of}: crossbar over aihwkit {row['ratio']:.3f} [{row['low']:.3f}, {high}], "
+            f"{word:9} {row['name']}{of}: crossbar over aihwkit {_shown(row)}, "
             f"within {1 / row['margin']:.3f} .. {row['margin']:g}"
         )
 
@@ -157,16 +156,17 @@ def _kept(path: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _print(name: str, report: Mapping[str, Any]) -> None:
-    def shown(ratio: Mapping[str, Any]) -> str:
-        if ratio["ratio"] is None:
-            return "-"
-        high = "inf" if ratio["high"] is None else f"{ratio['high']:.3f}"
-        return f"{ratio['ratio']:.3f} [{ratio['low']:.3f}, {high}]"
-
     chips = report["hardware"]["chips"] if "hardware" in report else report["chips"]
     worst = f"{chips['worst']:.5g}"
     typer.echo(
-        f"{name}: error {report['error']:.5g}, over the best software row {shown(report['ratio'])}, over its own twin "
-        f"{shown(report['own_ratio'])}, worst of {chips['n']} chips {worst}, devices re-programmed "
+        f"{name}: error {report['error']:.5g}, over the best software row {_shown(report['ratio'])}, over its own twin "
+        f"{_shown(report['own_ratio'])}, worst of {chips['n']} chips {worst}, devices re-programmed "
         f"{report['devices_reprogrammed']:.0f}"
     )
+
+
+def _shown(ratio: Mapping[str, Any]) -> str:
+    if ratio["ratio"] is None:
+        return "-"
+    high = "inf" if ratio["high"] is None else f"{ratio['high']:.3f}"
+    return f"{ratio['ratio']:.3f} [{ratio['low']:.3f}, {high}]"
