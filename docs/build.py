@@ -101,7 +101,7 @@ def build(out: Path) -> int:
     lazy = {name: getattr(ovonic, name) for name in ovonic.__all__}
     with warnings.catch_warnings(), patch.dict(vars(ovonic), lazy):
         warnings.simplefilter("error")
-        pdoc.pdoc("ovonic", "!ovonic.commands", "!ovonic.__main__", output_directory=out)
+        pdoc.pdoc("ovonic", *PACKAGES, output_directory=out)
     return sum(1 for _ in out.rglob("*.html")) - 1
 
 

@@ -121,7 +121,11 @@ def commands(text: str) -> Iterator[Line]:
 
 def problem(line: Line) -> str:
     """Why the command line would refuse these words; empty: it would not."""
-    words = shlex.split(line.text, comments=True)[1:]
+    words = [word.strip("[]") for word in shlex.split(line.text, comments=True)[1:]]
+    if "--" in words:  # a command whose options are another command
+        at = words.index("--")
+        inner = problem(Line(shlex.join(["ovonic", *words[at + 1 :]]), line.whole))
+        return inner or problem(Line(shlex.join(["ovonic", *words[:at], "COMMAND"]), line.whole))
     command: Any = typer.main.get_command(app)
     context: Any = command.make_context("ovonic", [], resilient_parsing=True)
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
@@ -161,10 +165,10 @@ def _options(command: Any, context: Any, words: list[str], whole: bool) -> str:
         if not PLACEHOLDER.fullmatch(value) and (said := _refused(option, value)):
             return f"{flag} {value}: {said}"
     arguments = [p for p in command.params if p.param_type_name == "argument"]
-    free = [word for word in free if word != "..."]
+    free = [word for word in free if word not in ("...", "..", "OPTIONS")]
     if all(p.nargs != -1 for p in arguments) and len(free) > sum(p.nargs for p in arguments):
         return f"{len(free)} arguments where {len(arguments)} are due: {free}"
-    if whole and len(free) < sum(p.required for p in arguments) and "..." not in words:
+    if whole and len(free) < sum(p.required for p in arguments) and not {"...", "..", "OPTIONS"} & set(words):
         return f"{len(free)} arguments, {sum(p.required for p in arguments)} are required"
     return ""
 
@@ -204,6 +208,9 @@ def test_commands_parse(page: Path) -> None:
         ("ovonic compare a b", "2 arguments where 1"),
         ("ovonic crossbar", "a group alone"),
         ("ovonic crossbar map robot-q16 --out layout.json  # says where", ""),
+        ("ovonic sweep --grid chips=2,4 --out t.csv -- robot evaluate --weights robot-q16", ""),
+        ("ovonic sweep --grid chips=2,4 --out t.csv -- robot evaluate --weight robot-q16", "no option --weight"),
+        ("ovonic sweep --grids chips=2,4 --out t.csv -- robot evaluate", "no option --grids"),
     ],
 )
 def test_stale_commands_are_found(text: str, said: str) -> None:

@@ -111,6 +111,7 @@ def test_glyph_sheet(script: Run, tmp_path: Path) -> None:
         assert len(image.convert("L").getcolors() or []) > 2
 
 
+@pytest.mark.slow
 def test_robot_lesson(script: Run, tmp_path: Path) -> None:
     said = script("robot_lesson", "lesson", "--weights", "robot-q16", "--index", "3")
     losses = [float(x) for x in re.findall(r"loss (\S+)", said)]
@@ -118,15 +119,9 @@ def test_robot_lesson(script: Run, tmp_path: Path) -> None:
     assert {"path.png", "arm.gif"} <= {path.name for path in (tmp_path / "lesson").iterdir()}
 
 
+@pytest.mark.slow
 def test_toolchain_table(script: Run) -> None:
     """One column, of files, which needs no toolchain."""
     said = script("toolchain_table", "--columns", "nir")
     assert "| | NIR, contract |" in said
     assert "WRONG" not in said
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_every_script_stands_alone(name: str) -> None:
-    """None imports another one: each can be copied away."""
-    text = (ROOT / "examples" / f"{name}.py").read_text()
-    assert not set(re.findall(r"^(?:from|import) (\w+)", text, re.M)) & set(EXAMPLES)
