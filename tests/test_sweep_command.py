@@ -1,4 +1,4 @@
-"""``ovonic sweep``: nothing runs if anything is mistyped; a stopped sweep goes on where it stopped; the table is whole."""
+"""``ovonic sweep``: nothing mistyped runs; a stopped sweep goes on where it stopped; the table is whole."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path, how: signal.Signals) -> None:
         assert re.search(r"^interrupted: \d of 6 points are kept in t.csv.points", error, re.MULTILINE)
         assert "Traceback" not in error
     again = _sweep(tmp_path)
-    out, error = again.communicate(timeout=600)
+    _, error = again.communicate(timeout=600)
     assert again.returncode == 0, error
     assert f"{len(kept)} of 6 points are in t.csv.points already" in error
     assert all((points / name).read_bytes() == data for name, data in kept.items())
