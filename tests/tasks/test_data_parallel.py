@@ -1,7 +1,7 @@
 """Two processes of torchrun equal one: weights, checkpoints, draws; what would break it is seen; a lost one ends all.
 
-Bounds on the largest difference relative to each tensor's largest entry: 1e-12 in double precision, where only the order
-of sums differs; 1e-5 in single precision after these few steps (over many, rounding alone drives runs apart).
+Bounds on the largest difference relative to the largest entry of each tensor: 1e-12 in double precision, where only the
+order of sums differs; 1e-5 in single precision after these few steps (over many, rounding alone drives runs apart).
 """
 
 from __future__ import annotations
