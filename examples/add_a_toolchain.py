@@ -195,8 +195,8 @@ def main(arguments: list[str] | None = None) -> tuple[Conformance, Counter[Kind]
         print(f"a refusal: {unsupported(adapting)[0]}")
         tied = feature("Ties", ">=, the threshold subtracted", "gain 1").network
         print(f"a loss by consent: {compare(tied, ['population'], lossy=['comparison']).losses['population'][0]}")
-        for pair in compare(recurrent_example(), ["population"]).pairs:
-            print(f"{pair.verdict.a} and {pair.verdict.b}: {pair.verdict.verdict}, |dv| {pair.verdict.max_dv:.0e}")
+        verdict = compare(recurrent_example(), ["population"]).pairs[1].verdict
+        print(f"a recurrent network, beside {verdict.a}: {verdict.verdict}, |dv| {verdict.max_dv:.0e}")
     finally:
         unregister("population")
     return found, verdicts
