@@ -37,7 +37,15 @@ def main() -> int:
     kill.add_argument("--json", type=Path, metavar="FILE")
     table = commands.add_parser("table", help="sum up the results of fuzz --json FOLDER")
     table.add_argument("folder", type=Path)
+    same = commands.add_parser("same-seed", help="the results of commands for OMP_NUM_THREADS threads")
+    same.add_argument("folder", type=Path)
+    same.add_argument("--repeats", type=int, default=1)
     args = parser.parse_args()
+    if args.command == "same-seed":
+        from reliability.same_seed import write_results
+
+        write_results(args.folder, args.repeats)
+        return 0
     return {"fuzz": _fuzz, "kill": _kill, "table": _table}[args.command](args)
 
 

@@ -1,4 +1,4 @@
-"""Whether a reader did right with an input: it returned, or raised an ``OvonicError``; all else is kept with the input."""
+"""Whether a reader did right with an input: it returned or raised an ``OvonicError``; all else is kept beside it."""
 
 from __future__ import annotations
 

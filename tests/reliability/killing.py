@@ -1,4 +1,4 @@
-"""Work that is killed (SIGKILL) at random moments, again and again: nothing is torn, and nothing but the last steps lost.
+"""Work that is killed (SIGKILL) at random moments: nothing is torn, and nothing but the last steps is lost.
 
     training   a run in a folder goes on from its checkpoint after every kill; at the end it is, bit for bit, the run
                that was never killed

@@ -1,0 +1,195 @@
+"""Files that once raised something else than our errors, and the moment at which a kill once left stale metrics."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ovonic.adapters.arrays import read_arrays
+from ovonic.adapters.checkpoints import load_checkpoint
+from ovonic.adapters.cost_files import read_costs
+from ovonic.adapters.crossbar_imports import read_npz
+from ovonic.adapters.crossbar_plain import chip_from_plain
+from ovonic.adapters.weights import from_fields
+from ovonic.models.errors import ConfigError, DataError, WeightsError
+from ovonic.models.frozen import _checked
+from ovonic.models.natural_eprop import InnerLoop
+from ovonic.models.pcm import device_model
+from ovonic.tasks import fewshot_run, robot_run
+from ovonic.tasks.restoring import continue_from
+
+from . import seeds
+
+DEEP = "[" * 3000 + "]" * 3000
+STATES: dict[str, tuple[Any, Any]] = {
+    "fewshot": (seeds.fewshot_state, seeds.fewshot_checkpoint),
+    "robot": (seeds.robot_state, seeds.robot_checkpoint),
+}
+
+
+def _checkpoint(folder: Path, name: str, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Path:
+    """A checkpoint whose tensors and description are changed."""
+    path = folder / "checkpoint.safetensors"
+    path.write_bytes(STATES[name][1](folder)[0])
+    with safe_open(path, framework="pt") as file:
+        description = json.loads(file.metadata()["ovonic"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    change(tensors, description["progress"])
+    save_file(tensors, path, metadata={"ovonic": json.dumps(description)})
+    return path
+
+
+@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors, progress: progress.pop("step"), "progress 'step' is missing"),
+        (lambda tensors, progress: progress.update(step="x"), "progress 'step': 'x' means nothing"),
+        (lambda tensors, progress: progress.update(step=99), "progress 'step': '99' means nothing"),
+        (lambda tensors, progress: progress.update(history=[1]), "progress 'history'"),
+        (lambda tensors, progress: progress.update(validation={}), "progress 'validation'"),
+        (lambda tensors, progress: tensors.update({"adam.x.step": torch.zeros(())}), "'adam.x.step' does not belong"),
+        (lambda tensors, progress: tensors.update({"adam.0.exp_avg": torch.zeros(7)}), "not a moment's"),
+        (lambda tensors, progress: tensors.pop("adam.0.exp_avg"), "'adam.0.exp_avg' is missing"),
+        (lambda tensors, progress: tensors.pop(min(t for t in tensors if t.startswith("net."))), "is missing"),
+        (
+            lambda tensors, progress: tensors.update(
+                {min(t for t in tensors if t.startswith("net.")): torch.zeros(1, 2)}
+            ),
+            "another is due",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_shape(
+    tmp_path: Path, name: str, change: Callable[[dict[str, Any], dict[str, Any]], None], message: str
+) -> None:
+    path = _checkpoint(tmp_path, name, change)
+    state = STATES[name][0]()
+    before = {key: tensor.clone() for key, tensor in state.tensors().items()}
+    with pytest.raises(WeightsError, match=f"checkpoint.safetensors: not the state of this run: .*{message}"):
+        continue_from(state, path, load_checkpoint(path, seeds.IDENTITY))
+    assert all(torch.equal(before[key], tensor) for key, tensor in state.tensors().items())
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_whole_checkpoint_is_restored(tmp_path: Path, name: str) -> None:
+    path = _checkpoint(tmp_path, name, lambda tensors, progress: None)
+    state = STATES[name][0]()
+    continue_from(state, path, load_checkpoint(path, seeds.IDENTITY))
+    tensors, progress = load_checkpoint(path, seeds.IDENTITY)
+    assert state.progress() == progress
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in state.tensors().items())
+
+
+def test_nesting_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "deep.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"ovonic": DEEP})
+    with pytest.raises(WeightsError, match="not a whole checkpoint"):
+        load_checkpoint(path, {})
+    (tmp_path / "metrics.json").write_text(DEEP)
+    for run in (fewshot_run, robot_run):
+        with pytest.raises(DataError, match="no readable metrics.json"):
+            run.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.json", '{"programming": {"iterations": ' + "9" * 5000 + "}}"),
+        ("c.toml", "[programming]\niterations = " + "9" * 5000),
+        ("c.json", '{"programming": {"iterations": 1' + "0" * 400 + "}}"),
+        ("c.toml", "[programming]\niterations = 1" + "0" * 400),
+    ],
+)
+def test_costs_that_no_float_holds(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=name):
+        read_costs(tmp_path / name)
+
+
+def test_numbers_that_no_float_holds() -> None:
+    with pytest.raises(WeightsError, match="rate"):
+        from_fields("file", {"rate": 10**400}, InnerLoop)
+    with pytest.raises(ConfigError, match="beyond what float64 can keep"):
+        _checked("field", 10**400, float)
+    chip = dict.fromkeys(("seed", "calls", "split", "counters", "periphery", "verify", "faults"))
+    with pytest.raises(DataError, match="now_s"):
+        chip_from_plain({"now_s": 10**400, **chip})
+
+
+def _npy(header: str, body: bytes = b"") -> bytes:
+    text = header.encode("latin-1") + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1099511627776,), }"),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (18446744073709551617,), }"),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }"),
+        _npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"12345678"),
+        _npy("{'descr': \x17"),
+        _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", b"1234567"),
+        b"PK\x03\x04 and no more",
+        b"",
+    ],
+)
+def test_arrays_that_only_declare(tmp_path: Path, data: bytes) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x.npy", data)
+    for content in (data, file.getvalue()):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(DataError, match=f"{tmp_path}/x: "):
+            read_arrays(tmp_path / "x")
+
+
+def test_arrays_as_they_are(tmp_path: Path) -> None:
+    numbers = np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3))
+    np.save(tmp_path / "a.npy", numbers)
+    np.savez_compressed(tmp_path / "b.npz", x=numbers, y=np.array(2.5))
+    one, many = read_arrays(tmp_path / "a.npy"), read_arrays(tmp_path / "b.npz")
+    assert isinstance(one, np.ndarray)
+    assert isinstance(many, dict)
+    np.testing.assert_array_equal(one, numbers)
+    np.testing.assert_array_equal(many["x"], numbers)
+    assert many["y"] == 2.5
+    with pytest.raises(FileNotFoundError):
+        read_arrays(tmp_path / "none")
+
+
+def test_an_npz_whose_directory_points_before_the_file(tmp_path: Path) -> None:
+    data = bytearray(seeds.conductances_npz(tmp_path)[1])
+    start = data.index(b"PK\x05\x06") + 16
+    data[start : start + 4] = (2**31).to_bytes(4, "little")
+    path = tmp_path / "g.npz"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="g.npz: not a whole npz"):
+        read_npz(path, seeds.layout(), device_model("pcm"))
+
+
+def test_metrics_are_the_checkpoints_after_a_kill_between_the_two(tmp_path: Path) -> None:
+    from .killing import RUNS
+
+    def life() -> None:
+        RUNS["robot-ovonic"](tmp_path, lambda _: None, lambda _: None)
+
+    life()
+    due = (tmp_path / "metrics.json").read_bytes()
+    stale = json.loads(due)
+    stale["history"].pop()
+    (tmp_path / "metrics.json").write_text(json.dumps(stale))
+    (tmp_path / "weights.safetensors").unlink()
+    life()
+    assert (tmp_path / "metrics.json").read_bytes() == due
