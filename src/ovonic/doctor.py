@@ -156,6 +156,29 @@ def _nest() -> None:
     _agree("membrane after 1 ms", neuron.V_m, 5.0 * math.exp(-0.1), 1e-12)
 
 
+def _braintrace() -> None:
+    import brainstate
+    import braintrace
+    import jax.numpy as jnp
+
+    class Leak(brainstate.nn.Module):  # type: ignore[misc, unused-ignore]
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = brainstate.ParamState(jnp.full((1, 1), 0.5))
+
+        def init_state(self, batch_size: int | None = None, **options: object) -> None:
+            self.v = brainstate.HiddenState(jnp.zeros((1, 1)))
+
+        def update(self, x: object) -> object:
+            self.v.value = self.v.value / 2 + braintrace.matmul(x, self.w.value)
+            return self.v.value
+
+    x = jnp.full((2, 1, 1), 3.0)
+    learner = braintrace.compile(Leak(), braintrace.EProp, x[0], batch_size=1)
+    gradients = learner.etrace_grad(x, step_fn=lambda now: jnp.sum(learner(now)), reduction="sum")
+    _agree("gradient of EProp over two steps", float(gradients["w",][0, 0]), 3 + (3 / 2 + 3))
+
+
 CHECKS: dict[str, Check] = {
     "torch": Check("torch", "torch", "matrix product and its gradient", _torch),
     "torchvision": Check("torchvision", "torchvision", "compiled non-maximum suppression", _torchvision),
@@ -166,6 +189,7 @@ CHECKS: dict[str, Check] = {
     "norse": Check("norse", "norse", "one step of LIFBoxCell", _norse),
     "brian2": Check("brian2", "brian2", "one step of a LIF neuron with a reset", _brian2),
     "nest": Check("nest", "nest-simulator", "1 ms of iaf_psc_delta", _nest),
+    "braintrace": Check("braintrace", "braintrace", "two steps of EProp, in JAX", _braintrace),
 }
 
 
