@@ -24,11 +24,12 @@ OPEN_RW = 1
 """H5LT_FILE_IMAGE_OPEN_RW."""
 
 VALUES: tuple[Any, ...] = (
-    np.zeros((0, 3)), np.full((2, 2), np.nan), np.float64(np.inf), -np.ones(4), np.ones((1, 2, 2, 2, 2)),
-    np.float64(1e308),    np.arange(3, dtype=np.int64) - 5, np.array([1 + 2j]), np.array([True, False]), "words", "", np.array([b"a", b"b"]),
-    np.float32(1e30), np.int64(2**62), np.int64(0), np.uint64(2**64 - 1), np.float16(1), np.array([["a", "b"]], "S1"),
-    np.zeros(2, [("a", "f8"), ("b", "i4")]), np.void(b"opaque"), h5py.Empty("f8"),
-    h5py.Empty("S1"), np.int8(-1), "NIRGraph",    "LIF", "Linear", "Conv2d", "Delay", "Flatten", np.float64(0), np.float64(5e-324), np.float64(1), np.array([3, 3]), 2,
+    np.zeros((0, 3)), np.full((2, 2), np.nan), np.float64(np.inf), -np.ones(4), np.ones((1, 2, 2, 2, 2)), "words", "",
+    np.float64(1e308), np.float64(0), np.float64(5e-324), np.float64(1), np.float32(1e30), np.float16(1), 2,
+    np.arange(3, dtype=np.int64) - 5, np.int64(2**62), np.int64(0), np.uint64(2**64 - 1), np.array([3, 3]),
+    np.array([1 + 2j]), np.array([True, False]), np.array([b"a", b"b"]), np.array([["a", "b"]], "S1"),
+    np.int8(-1), np.void(b"opaque"), np.zeros(2, [("a", "f8"), ("b", "i4")]), h5py.Empty("f8"), h5py.Empty("S1"),
+    "NIRGraph", "LIF", "Linear", "Conv2d", "Delay", "Flatten",
 )  # fmt: skip
 NAMES = (
     "",
