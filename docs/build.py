@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest.mock import patch
 
 import ovonic
@@ -87,19 +88,50 @@ def _leads_somewhere(parts: list[str]) -> bool:
     return False
 
 
+def _known_at(fullname: str) -> dict[str, object]:
+    """The names that the annotations of a class or function may use: of its module, its type parameters, its bases.
+
+    pdoc 16 looks for those of a NamedTuple where NamedTuple made it, and for none of PEP 695's type parameters.
+    """
+    parts = fullname.split(".")
+    length = next(n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in sys.modules)
+    value: Any = sys.modules[".".join(parts[:length])]
+    known = dict(vars(value))
+    for part in parts[length:]:
+        value = getattr(value, part, None)
+        for base in reversed(getattr(value, "__mro__", ())):
+            known |= vars(sys.modules[base.__module__])
+        known |= {parameter.__name__: parameter for parameter in getattr(value, "__type_params__", ())}
+    return known
+
+
 def build(out: Path) -> int:
     """Write the pages and return how many modules they document.
 
     Raises: Warning: whatever pdoc warns of.
     """
-    import pdoc
+    import pdoc.doc
+    import pdoc.doc_types
     import pdoc.render
 
     for name in (name for package in PACKAGES for name in modules(package)):
         importlib.import_module(name)
     pdoc.render.configure(docformat="google", footer_text=f"ovonic {ovonic.__version__}")
     lazy = {name: getattr(ovonic, name) for name in ovonic.__all__}
-    with warnings.catch_warnings(), patch.dict(vars(ovonic), lazy):
+    plain = pdoc.doc_types.safe_eval_type
+
+    def evaluated(annotation: Any, globalns: Any, localns: Any, module: Any, fullname: str) -> Any:
+        try:
+            return pdoc.doc_types._eval_type(annotation, {**_known_at(fullname), **globalns}, localns)
+        except (AttributeError, NameError):
+            return plain(annotation, globalns, localns, module, fullname)
+
+    with (
+        warnings.catch_warnings(),
+        patch.dict(vars(ovonic), lazy),
+        patch.object(pdoc.doc, "safe_eval_type", evaluated),
+        patch.object(pdoc.doc_types, "safe_eval_type", evaluated),
+    ):
         warnings.simplefilter("error")
         pdoc.pdoc("ovonic", *PACKAGES, output_directory=out)
     return sum(1 for _ in out.rglob("*.html")) - 1

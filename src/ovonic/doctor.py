@@ -157,24 +157,26 @@ def _nest() -> None:
 
 
 def _braintrace() -> None:
+    from typing import Any
+
     import brainstate
     import braintrace
     import jax.numpy as jnp
 
-    class Leak(brainstate.nn.Module):  # type: ignore[misc, unused-ignore]
+    class Leak(brainstate.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.w = brainstate.ParamState(jnp.full((1, 1), 0.5))
 
-        def init_state(self, batch_size: int | None = None, **options: object) -> None:
+        def init_state(self, batch_size: int | None = None, **options: Any) -> None:
             self.v = brainstate.HiddenState(jnp.zeros((1, 1)))
 
-        def update(self, x: object) -> object:
+        def update(self, x: Any) -> Any:
             self.v.value = self.v.value / 2 + braintrace.matmul(x, self.w.value)
             return self.v.value
 
     x = jnp.full((2, 1, 1), 3.0)
-    learner = braintrace.compile(Leak(), braintrace.EProp, x[0], batch_size=1)
+    learner: Any = braintrace.compile(Leak(), braintrace.EProp, x[0], batch_size=1)
     gradients = learner.etrace_grad(x, step_fn=lambda now: jnp.sum(learner(now)), reduction="sum")
     _agree("gradient of EProp over two steps", float(gradients["w",][0, 0]), 3 + (3 / 2 + 3))
 
