@@ -1,8 +1,8 @@
 """How much faster is a meta-step when several processes share its batch, one thread each?
 
 The same global batch by one process, and by N under torchrun: wall seconds a step, and the CPU seconds of the busiest
-process, which is what the step would take on cores of its own; the ratio of one process to N is the speed-up. To expect:
-close to N where the samples' work dominates, less what every process does for itself (Adam, the draws of the whole
+process, which is what the step would take on cores of its own; one process over N is the speed-up. To expect: close to
+N where the samples' work dominates, less what every process does for itself (Adam, the draws of the whole
 batch) and the all-reduce of the gradients. On fewer free cores than processes the wall time
 gains nothing; the CPU ratio still says what more cores would bring. Rounds alternate between the numbers of processes.
 
@@ -36,7 +36,7 @@ WARM_UP = 2
 
 
 def steps(experiment: str, batch: int, count: int, processes: Processes) -> list[tuple[float, float]]:
-    """(wall, CPU) seconds of each of ``count`` steps of this process; a few before warm up, one after is not counted."""
+    """(wall, CPU) seconds of each of ``count`` steps of this process, without those that warm up."""
     marks: list[tuple[float, float]] = []
 
     def mark(*_: Any) -> None:

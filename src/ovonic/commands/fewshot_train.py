@@ -35,6 +35,7 @@ from ovonic.commands.fewshot_options import (
     Way,
     percent,
 )
+from ovonic.commands.processes import ProcessCount, launched
 
 
 def train(
@@ -76,7 +77,8 @@ def train(
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 250,
     validation_tasks: Annotated[int, typer.Option(min=1)] = 200,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    processes: ProcessCount = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch, each process.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     json: JsonFile = None,
@@ -84,8 +86,10 @@ def train(
 ) -> None:
     """Meta-train; writes checkpoint, metrics, loss curve and weights into OUT. Ctrl-C keeps the work for --resume.
 
-    Several processes share each step's tasks: torchrun --nproc-per-node 2 -m ovonic fewshot train OUT ..
+    Several processes share each step's tasks: --processes 2, or torchrun --nproc-per-node 2 -m ovonic fewshot train ..
     """
+    if launched(processes, tasks, "tasks"):
+        return
     import torch
 
     from ovonic.models.fewshot_cnn import CNNConfig
@@ -121,12 +125,12 @@ def train(
     provenance = {"command": command_line(), "versions": versions()}
     advance: list[Advance] = []
 
-    processes = world()
-    quiet = quiet or not processes.first
-    with joined(processes, device), ExitStack() as shown_progress, interruptible() as stop:
+    here = world()
+    quiet = quiet or not here.first
+    with joined(here, device), ExitStack() as shown_progress, interruptible() as stop:
 
         def on_start(state: TrainingState) -> None:
-            if state.step and processes.first:
+            if state.step and here.first:
                 typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
             advance.append(shown_progress.enter_context(progress("meta-training", steps, quiet, done=state.step)))
 
@@ -145,9 +149,9 @@ def train(
             on_step=on_step,
             stop=stop,
             save_every=save_every,
-            processes=processes,
+            processes=here,
         )
-    if not processes.first:
+    if not here.first:
         return
     label = f"{config.precision.bits} bit"
     save_figure(loss_curves({label: state.progress()}), out / "loss.png", command=command_line())

@@ -23,6 +23,7 @@ from ovonic.commands.common import (
     versions,
     write_json,
 )
+from ovonic.commands.processes import ProcessCount, launched
 
 if TYPE_CHECKING:
     from ovonic.tasks.robot_training import RobotTrainingState
@@ -60,7 +61,8 @@ def train(
     log_every: Annotated[int, typer.Option(min=1, help="Steps between records of the history.")] = 10,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 250,
     validation_trajectories: Annotated[int, typer.Option(min=1)] = 200,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch.")] = None,
+    processes: ProcessCount = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch, each process.")] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     backend: Backend = "ovonic",
@@ -69,10 +71,12 @@ def train(
 ) -> None:
     """Meta-train; writes checkpoint, metrics and weights into OUT. Ctrl-C keeps the work for --resume.
 
-    Several processes share each step's movements: torchrun --nproc-per-node 2 -m ovonic robot train OUT ..
+    Several processes share each step's movements: --processes 2, or torchrun --nproc-per-node 2 -m ovonic robot ..
     """
     from dataclasses import replace
 
+    if launched(processes, batch, "batch"):
+        return
     import torch
 
     from ovonic.models.natural_eprop import InnerLoop
@@ -116,12 +120,12 @@ def train(
     advance: list[Advance] = []
     used = versions(*([] if backend == "ovonic" else [backend]))
 
-    processes = world()
-    quiet = quiet or not processes.first
-    with joined(processes, device), ExitStack() as shown_progress, interruptible() as stop:
+    here = world()
+    quiet = quiet or not here.first
+    with joined(here, device), ExitStack() as shown_progress, interruptible() as stop:
 
         def on_start(state: RobotTrainingState) -> None:
-            if state.step and processes.first:
+            if state.step and here.first:
                 typer.echo(f"resuming {out} at step {state.step} of {steps}", err=True)
             advance.append(shown_progress.enter_context(progress("meta-training", steps, quiet, done=state.step)))
 
@@ -139,9 +143,9 @@ def train(
             on_step=on_step,
             stop=stop,
             save_every=save_every,
-            processes=processes,
+            processes=here,
         )
-    if not processes.first:
+    if not here.first:
         return
     last = state.validation[-1]
     half = last["loss"]["ci95"]

@@ -1,4 +1,4 @@
-"""``ovonic sweep``: one of our commands over a grid of its options, resumable, on the cores of this machine or of many."""
+"""``ovonic sweep``: one of our commands over a grid of its options, resumable, on this machine or on many."""
 
 from __future__ import annotations
 
