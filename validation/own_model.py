@@ -26,7 +26,7 @@ from torch import Tensor
 from ovonic.adapters.files import write_atomically
 from ovonic.adapters.nir import save_nir
 from ovonic.adapters.samples import Samples
-from ovonic.adapters.toolchains import TOOLCHAINS
+from ovonic.adapters.toolchains import known
 from ovonic.models.errors import ConfigError, OvonicError, UnsupportedDynamics
 from ovonic.models.network import Network
 from ovonic.validation.own_description import described, description_table
@@ -180,7 +180,7 @@ def _dynamics(
 ) -> Dynamics:
     if not network.spiking:
         raise _Refused("The network has no spiking layer.")
-    runs = len(TOOLCHAINS) if settings.toolchains == "all" else len(settings.toolchains)
+    runs = len(known()) if settings.toolchains == "all" else len(settings.toolchains)
     with progress("dynamics", 2 + runs) as step:
         found = measure_dynamics(network, given.inputs, settings, native, step)
     return dataclasses.replace(found, native={"failed": failure}) if subject.module is not None and failure else found

@@ -100,7 +100,7 @@ def model(
     reference disagrees on e-prop's update; the report is written all the same, and says what does not apply.
     """
     from ovonic.adapters.samples import read_samples
-    from ovonic.adapters.toolchains import TOOLCHAINS
+    from ovonic.adapters.toolchains import known
     from ovonic.commands.convert import parse_shape
     from ovonic.commands.convert_sources import Options
     from ovonic.commands.crossbar_common import parse_duration
@@ -116,7 +116,7 @@ def model(
     shape = None if input_shape is None else parse_shape(input_shape)
     settings = Settings(
         parse_names("--skip", skip, PARTS),
-        "all" if toolchains == "all" else parse_names("--toolchains", toolchains, TOOLCHAINS),
+        "all" if toolchains == "all" else parse_names("--toolchains", toolchains, known()),
         steps,
         rate,
         samples,

@@ -52,6 +52,8 @@ def read_subject(source: str, options: Options, files: Files, seed: int = 0) -> 
         raise ConfigError(f"--weights {files.weights}: they go into a module, which {source} is not: FILE.py:NAME")
     if path.suffix in SUFFIXES and not _is_ours(path):
         return _from_tensors(source, path, options, files)
+    if path.suffix == ".py":
+        raise ConfigError(f"{source}: say which object of the file is the model: {source}:NAME")
     if files.activation is not None:
         raise ConfigError(f"--activation: {source} is no file of linear layers: leave it out")
     return _described(source, options, files.module, seed)
