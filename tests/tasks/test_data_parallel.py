@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ovonic.commands.processes import launched
 from ovonic.models.errors import ConfigError
 from ovonic.models.fewshot_cnn import FewshotCNN
 from ovonic.models.quantise import quantise
@@ -244,13 +245,42 @@ def _ranks(torchrun: int, out: Path) -> dict[int, int]:
 
 @pytest.mark.slow
 def test_an_interrupt_keeps_the_work(tmp_path: Path) -> None:
-    """Ctrl-C, passed on by torchrun: both processes stop after the same step, and one of them says so."""
+    """Ctrl-C under --processes: both stop after the same step, one of them says so, the status is 130.
+
+    And then one process is killed: one line more, status 2, and the checkpoint is whole.
+    """
     out = tmp_path / "run"
-    run = _torchrun(*_command(FEWSHOT, out, "--steps", "100000", "--save-every", "5"))
+    line = _command(FEWSHOT, out, "--steps", "100000", "--save-every", "5", "--processes", "2", "--resume")
+    run = _launched(line)
     assert set(_ranks(run.pid, out)) == {0, 1}
     run.send_signal(signal.SIGINT)
     output, _ = run.communicate(timeout=300)
-    assert output.count("interrupted: ") == 1
-    assert "error: " not in output
+    assert run.returncode == 130
+    assert output.splitlines() == ["interrupted: what was finished is kept, nothing is half-written"]
     assert load_file(out / "checkpoint.safetensors")
     assert len(read_metrics(out)["history"]) >= 5
+    (out / "checkpoint.safetensors").rename(tmp_path / "kept")
+    run = _launched(line)
+    os.kill(_ranks(run.pid, out)[1], signal.SIGKILL)
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 2
+    assert "error: process 1 of 2 was killed by SIGKILL; the last checkpoint is kept" in output
+    assert load_file(out / "checkpoint.safetensors")
+
+
+def _launched(line: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, *line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_processes_are_checked_before_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with pytest.raises(ConfigError, match="tasks 5: 2 processes need a multiple of 2"):
+        launched(2, 5, "tasks")
+    assert not launched(None, 5, "tasks")
+    assert not launched(1, 5, "tasks")
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert not launched(None, 8, "tasks")
+    assert not launched(4, 8, "tasks")
+    with pytest.raises(ConfigError, match="--processes 2: torchrun started 4"):
+        launched(2, 8, "tasks")
