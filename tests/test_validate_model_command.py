@@ -89,6 +89,14 @@ net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3)).eval()
 conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2 * 4 * 4, 3)).eval()
 gru = nn.Sequential(nn.GRU(6, 3))
 """
+OWN = """
+import numpy as np
+from ovonic.models.dynamics import Dynamics
+from ovonic.models.layers import Input, Linear, Spiking
+from ovonic.models.network import Network
+
+net = Network.stack({"x": Input((6,)), "w": Linear(np.ones((6, 12))), "h": Spiking(Dynamics(0.9, 1.0))})
+"""
 FAST = ["--chips", "2", "--samples", "3", "--steps", "40", "--references", "written-out,autograd", "--quiet"]
 
 Run = Callable[..., tuple[int, dict[str, Any]]]
@@ -294,7 +302,7 @@ def test_the_same_seed_gives_the_same_report(run: Run) -> None:
 
 
 def test_bad_input_gets_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    save_nir("net.nir", network())
+    (Path.cwd() / "own.py").write_text(OWN)
     torch.save(nn.Linear(2, 2), "whole.pt")
     x = np.zeros((2, 9, 6))
     np.savez("wide.npz", inputs=np.zeros((2, 9, 7)))
@@ -309,28 +317,29 @@ def test_bad_input_gets_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -
         (["plain.py:nett"], "did you mean 'net'"),
         (["snn.py:unlike"] if _has("snntorch") else ["plain.py:nett"], "int" if _has("snntorch") else "net"),
         (["whole.pt"], "more than tensors is pickled"),
-        (["net.nir", "--data", "none.npz"], "none.npz"),
-        (["net.nir", "--data", "wide.npz"], "layer 'w' reads 6 values in a step: [samples, steps, 6]"),
-        (["net.nir", "--data", "classes.npz"], "label 12, where spiking layer 'h' has classes 0 to 11"),
-        (["net.nir", "--data", "targets.npz"], "0 read-outs"),
-        (["net.nir", "--data", "named.npz"], "'y' is no input: choose one of 'x'"),
-        (["net.nir", "--data", "nan.npz"], "nan at [0, 0, 0]"),
+        (["own.py:net", "--data", "none.npz"], "none.npz"),
+        (["own.py:net", "--data", "wide.npz"], "layer 'w' reads 6 values in a step: [samples, steps, 6]"),
+        (["own.py:net", "--data", "classes.npz"], "label 12, where spiking layer 'h' has classes 0 to 11"),
+        (["own.py:net", "--data", "targets.npz"], "0 read-outs"),
+        (["own.py:net", "--data", "named.npz"], "'y' is no input: choose one of 'x'"),
+        (["own.py:net", "--data", "nan.npz"], "nan at [0, 0, 0]"),
         (["plain.py:net", "--data", "flat.npz"], "layer '0' takes 6 inputs and gets (2, 5)"),
         (["plain.py:net", "--readouts", "out"], "--readouts"),
         (["plain.py:conv"], "give --input-shape"),
         (["plain.py:gru", "--input-shape", "6"], "GRU"),
         (["plain.py:net", "--activation", "relu"], "--activation"),
         (["plain.py:net", "--weights", "whole.pt"], "--weights"),
+        (["own.py:net", "--weights", "whole.pt"], "which own.py:net is not"),
         (["net.nir", "--weights", "whole.pt"], "FILE.py:NAME"),
         (["net.nir", "--module", "plain.py"], "--module plain.py: give FILE.py:NAME"),
-        (["net.nir", "--toolchains", "brain2"], "did you mean 'brian2'"),
-        (["net.nir", "--references", "nets"], "did you mean 'nest'"),
-        (["net.nir", "--noise-model", "pmc"], "did you mean 'pcm'"),
-        (["net.nir", "--read-time", "soon"], "--read-time soon"),
-        (["net.nir", "--skip", "hardwear"], "did you mean 'hardware'"),
-        (["net.nir", "--skip", "dynamics,gradients,hardware"], "leaves nothing to do"),
-        (["net.nir", "--decide", "mean", "--data", "labelled.npz"], "the network has no read-outs"),
-        (["net.nir", "--decide", "men"], "did you mean 'mean'"),
+        (["own.py:net", "--toolchains", "brain2"], "did you mean 'brian2'"),
+        (["own.py:net", "--references", "nets"], "did you mean 'nest'"),
+        (["own.py:net", "--noise-model", "pmc"], "did you mean 'pcm'"),
+        (["own.py:net", "--read-time", "soon"], "--read-time soon"),
+        (["own.py:net", "--skip", "hardwear"], "did you mean 'hardware'"),
+        (["own.py:net", "--skip", "dynamics,gradients,hardware"], "leaves nothing to do"),
+        (["own.py:net", "--decide", "mean", "--data", "labelled.npz"], "the network has no read-outs"),
+        (["own.py:net", "--decide", "men"], "did you mean 'mean'"),
         (["random", "--dt", "2"], "--dt"),
         (["fewshot-32bit"], "ovonic fewshot evaluate"),
     ):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ovonic.adapters.samples import Samples
 from ovonic.models.device_model import DeviceModel
 from ovonic.models.errors import ConfigError, DataError, nearest
-from ovonic.models.layers import Linear, Readout, Spiking
+from ovonic.models.layers import Readout, Spiking
 from ovonic.models.network import Network
 from ovonic.validation.comparison import poisson_inputs
 from ovonic.validation.gradients import REFERENCES
@@ -242,5 +242,4 @@ def sizes_of(network: Network) -> dict[str, int]:
         "neurons": sum(math.prod(network.shapes[name]) for name in network.spiking),
         "outputs": sum(math.prod(network.shapes[name]) for name in network.readouts),
         "weights": sum(array.size for array in network.weights().values()),
-        "matrices": len(network.names(Linear)),
     }

@@ -64,6 +64,9 @@ def _described(source: str, options: Options, module: str | None, seed: int) -> 
     from ovonic.commands.convert_sources import OBJECT, read_source
     from ovonic.validation.own_subject import Subject
 
+    match = None if module is None else OBJECT.fullmatch(module)
+    if module is not None and match is None:
+        raise ConfigError(f"--module {module}: give FILE.py:NAME")
     mended: tuple[str, ...] = ()
     if source == "random":
         from ovonic.validation.random_networks import recurrent_example
@@ -77,9 +80,7 @@ def _described(source: str, options: Options, module: str | None, seed: int) -> 
         (network,), kind, mended = read.networks.values(), read.kind, read.mended
     lines = [*(f"mended: {line}" for line in mended), f"step {network.dt_ms:g} ms"]
     own: nn.Module | None = None
-    if module is not None:
-        if not (match := OBJECT.fullmatch(module)):
-            raise ConfigError(f"--module {module}: give FILE.py:NAME")
+    if match is not None:
         own = _module(Path(match["file"]), match["name"])
         lines.append(f"the module beside it is {module}, whose code was run")
     return Subject(source, kind, network, own, "", tuple(lines), "file")
