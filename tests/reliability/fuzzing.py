@@ -46,7 +46,7 @@ def fuzz(
     Args: engine: of ``engines.ENGINES``; told: gets a line of progress now and then.
     Returns: counts, seconds, the largest worker's memory, findings, JSON values; the inputs of findings in hexadecimal.
     """
-    begun = time.monotonic()
+    begun, spent = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as name:
         folder = Path(name)
         shared = new_counts(folder / "counts")
@@ -74,7 +74,7 @@ def fuzz(
             "seed": seed,
             **numbers,
             "seconds": round(time.monotonic() - begun, 1),
-            "cpu_seconds": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, 1),
+            "cpu_seconds": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - spent, 1),
             "peak_mb": peak_mb,
             "deaths": dict(deaths),
             "edges": coverage(folder),

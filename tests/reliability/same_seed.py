@@ -37,7 +37,6 @@ COMMANDS = {
     "robot evaluate --hardware crossbar": "robot evaluate -w robot.safetensors --hardware crossbar --chips 1 "
     "--trajectories 2",
     "crossbar program": "crossbar program robot.safetensors --verify 2 --stuck-low 0.01 --out {n}.h5",
-    "crossbar cost": "crossbar cost robot --devices 5000",
     "validate eprop": "validate eprop random --networks 1 --references written-out,autograd --steps 20",
 }
 """Command lines; {n}: a name of the repetition's own."""

@@ -16,7 +16,7 @@ from .judge import Judge, counts, new_counts
 from .targets import TARGETS
 
 RUNS = 200
-SLOW = {"nir": 60, "crossbar-image": 80, "chip-recording": 80, "checkpoint-fewshot": 80, "checkpoint-robot": 80}
+SLOW = {"nir": 25, "crossbar-image": 25, "chip-recording": 25, "checkpoint-fewshot": 50, "checkpoint-robot": 50}
 """Inputs where one takes milliseconds; HDF5 is read in a child process first, as users read it."""
 
 
