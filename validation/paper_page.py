@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,4 +70,6 @@ def _row(verdict: PaperVerdict, numbers: dict[str, int]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{text}`".replace("|", "\\|") if text else ""
+    """A command as code, the user's data by name alone."""
+    named = re.sub(r"[^\s]*/([\w.-]+\.(?:zip|npz|pickle))\b", r"\1", text)
+    return f"`{named}`".replace("|", "\\|") if text else ""
