@@ -343,7 +343,7 @@ def test_bad_input_gets_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -
         (["random", "--dt", "2"], "--dt"),
         (["fewshot-32bit"], "ovonic fewshot evaluate"),
     ):
-        status, _ = run(*args)
+        status, _ = run(*args, fast=False)
         error = capsys.readouterr().err.strip()
         assert status == 2, (args, error)
         assert said in error, (args, error)
