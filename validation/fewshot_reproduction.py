@@ -103,7 +103,7 @@ def fewshot_part(seed: int, full: bool = False, runs: Mapping[str, Run] | None =
             "thresholds": FEWSHOT_THRESHOLDS,
             "weights": {name: origin["sha256"] for name, (_, origin) in networks.items()},
         },
-        seconds=sum(run.tasks * (0.02 + 0.16 * run.chips) for run in asked.values()),
+        seconds=8 + sum(run.tasks * (0.012 + 0.036 * run.chips) for run in asked.values()),
     )
 
 

@@ -7,6 +7,7 @@ computed from what they found.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -15,25 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ovonic.validation.fewshot_reproduction import fewshot_part
-from ovonic.validation.gradients_reproduction import gradients_part
-from ovonic.validation.hardware_reproduction import hardware_part
-from ovonic.validation.paper import paper_rows, paper_section
 from ovonic.validation.report import LEAD, Section, write_report
 from ovonic.validation.reproduction_part import Part
 from ovonic.validation.reproduction_store import Finished, kept, plain, source_hash
 from ovonic.validation.reproduction_workers import Job, run_jobs
-from ovonic.validation.robot_reproduction import robot_part
-from ovonic.validation.simulators_reproduction import simulators_part
 
 __all__ = ["NAMES", "PARTS", "reproduce"]
 
+
+def _open(name: str, seed: int, full: bool) -> Part:
+    """The part of ``NAME_reproduction``, which is imported when it is opened: a process loads what its part needs."""
+    module = importlib.import_module(f"ovonic.validation.{name}_reproduction")
+    part: Part = getattr(module, f"{name}_part")(seed, full)
+    return part
+
+
 PARTS: dict[str, Callable[[int, bool], Part]] = {
-    "fewshot": fewshot_part,
-    "robot": robot_part,
-    "gradients": gradients_part,
-    "simulators": simulators_part,
-    "hardware": hardware_part,
+    name: partial(_open, name) for name in ("fewshot", "robot", "gradients", "simulators", "hardware")
 }
 """The parts by name, in the order of the report; each takes the seed and whether at full size, and opens weights."""
 
@@ -161,6 +160,8 @@ def _write(
     if failed:
         result["failed"] = dict(failed)
     if paper:
+        from ovonic.validation.paper import paper_rows, paper_section
+
         sections.append(paper_section(result))
         result["paper"] = [verdict.as_json() for verdict in paper_rows(result)]
     _, path = write_report(out, sections, result, lead=f"{LEAD}\n\n{SIZES[full]}")

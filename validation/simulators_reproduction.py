@@ -73,7 +73,7 @@ def simulators_part(seed: int, full: bool = False, runs: SimulatorRuns | None = 
             "toolchains": RUNS,
             "weights": {name: robot.provenance["sha256"] for name, robot in robots.items()},
         },
-        seconds=12 + 1.0 * asked.networks + 3 * compared,
+        seconds=12 + 0.4 * asked.networks + compared,
     )
 
 
