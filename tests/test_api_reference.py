@@ -44,9 +44,7 @@ def test_what_is_looked_for_is_found() -> None:
     from dataclasses import dataclass
 
     module = ModuleType("gaps")
-    module.__doc__ = (
-        "See ``models.lif``, ``adapters.nir.save_nir``, ``models.no`` and ``ovonic.tasks.robot.none``."
-    )
+    module.__doc__ = "See ``models.lif``, ``adapters.nir.save_nir``, ``models.no`` and ``ovonic.tasks.robot.none``."
 
     def bare() -> None: ...
 
