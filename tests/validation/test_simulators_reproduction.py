@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,19 +29,19 @@ def missing(*_: Any) -> Any:
     raise ToolchainError(CURE)
 
 
-def off_by_one(network: Any, inputs: Any) -> Any:
-    """A toolchain whose first input spike is lost."""
+def deaf(network: Any, inputs: Any) -> Any:
+    """A toolchain that runs other spikes than it was given in the first ten steps."""
     x = dict(inputs) if not hasattr(inputs, "clone") else {network.inputs[0]: inputs}
     first, *_ = x
     changed = x[first].clone()
     changed[:, :10] = 1 - changed[:, :10]
-    return run_fast(network, {**x, first: changed})
+    return replace(run_fast(network, {**x, first: changed}), inputs=x)
 
 
 @pytest.fixture
 def toolchains(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Toolchains that cost nothing: one right, one missing, one wrong."""
-    found = {"snntorch": run_fast, "norse": missing, "brian2": off_by_one}
+    found = {"snntorch": run_fast, "norse": missing, "brian2": deaf}
     adapter = lambda name: SimpleNamespace(run=found[name], unsupported=lambda network: [], __name__=name)  # noqa: E731
     for module in (comparison, conformance):
         monkeypatch.setattr(module, "adapter", adapter)
@@ -57,7 +58,7 @@ def test_the_right_hold_the_wrong_are_caught_and_the_missing_named(toolchains: d
     for name in ("engine", "snntorch"):
         assert figures["networks"][name]["exact"] == RUNS.networks
         assert figures["apart"][name] == 0
-    assert figures["networks"]["brian2"]["wrong"] == RUNS.networks
+    assert 0 < figures["networks"]["brian2"]["wrong"] <= RUNS.networks
     assert figures["apart"]["brian2"] > 0
     assert figures["absent"] == {"norse": CURE}
     held = {claim.name.partition(":")[0]: claim.held for claim in measured.section.claims}
