@@ -211,7 +211,10 @@ FIGURE_2 = (
             ),
             Check(
                 "32 bit: the same, devices hermes",
-                (headline(FEW_HERMES, "ratio"), reproduced("fewshot/hermes_32bit/error_ratio")),
+                (
+                    headline(FEW_HERMES, "ratio", size="--chips 10 --tasks 300"),
+                    reproduced("fewshot/hermes_32bit/error_ratio"),
+                ),
                 "<=",
                 PAR_FEWSHOT,
                 "ratio",

@@ -33,9 +33,10 @@ ARM_HERMES = "robot-q16-hermes-0s"
 """Conditions of ``validation.hardware`` by name."""
 
 
-def headline(condition: str, path: str, over: str = "", minus: str = "") -> Place:
+def headline(condition: str, path: str, over: str = "", minus: str = "", size: str = "") -> Place:
     """A number of a condition of the headline; ``over``, ``minus``: another path of the same condition."""
-    return study("headline", condition, path, over and f"{condition}/{over}", minus and f"{condition}/{minus}")
+    quotient, difference = over and f"{condition}/{over}", minus and f"{condition}/{minus}"
+    return study("headline", condition, path, quotient, difference, size=size)
 
 
 def study(
@@ -98,7 +99,12 @@ def published_arm(path: str) -> Place:
 def chip(path: str, over: str = "", source: str = "fewshot-32bit", devices: str = "pcm") -> Place:
     """A number of a programmed chip (``ovonic crossbar program``, then this command)."""
     root = f"chips/{source}-{devices}"
-    return Place(f"{root}/{path}", "ovonic crossbar inspect CHIP.h5", f"{source} programmed", over and f"{root}/{over}")
+    return Place(
+        f"{root}/{path}",
+        "ovonic crossbar inspect CHIP.h5",
+        f"CHIP.h5, of `ovonic crossbar program {source}`",
+        over and f"{root}/{over}",
+    )
 
 
 def cost(experiment: str, path: str, over: str = "") -> Place:
