@@ -78,6 +78,7 @@ def test_a_worker_that_dies_or_hangs_is_a_finding_and_replaced(end: str, monkeyp
     import os
 
     monkeypatch.setitem(fuzz.__globals__, "PATIENCE_S", {False: 1.0, True: 1.0})
+    monkeypatch.setitem(fuzz.__globals__, "RETRY_S", 1.0)
 
     def read(path: Path) -> None:
         if b"1_0" in path.read_bytes():
@@ -85,6 +86,8 @@ def test_a_worker_that_dies_or_hangs_is_a_finding_and_replaced(end: str, monkeyp
 
     result = fuzz(_toy(read), 60, "hypothesis", 2)
     assert result["inputs"] == 60
-    assert result["deaths"] == {"signal SIGKILL" if end == "dies" else "no end in 1 s": len(result["findings"])}
+    assert result["deaths"] == {
+        "signal SIGKILL" if end == "dies" else "no end in 1 s; read as users do: no end in 1 s": len(result["findings"])
+    }
     assert all(b"1_0" in bytes.fromhex(finding["input"]) for finding in result["findings"])
     assert result["findings"]
