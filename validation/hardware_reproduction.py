@@ -17,7 +17,7 @@ from ovonic.tasks.datasets import GLYPHS, load_characters
 from ovonic.validation import parity
 from ovonic.validation.hardware import LEAST, MARGINS, MONTH_S, Condition, Size, measure, steps, study, verdicts
 from ovonic.validation.margin_figure import Judged, margin_figure
-from ovonic.validation.report_content import At, Cell, Claim, Picture, Section, Table
+from ovonic.validation.report_content import At, Cell, Claim, Picture, Section, Table, Unit
 from ovonic.validation.reproduction_part import Measured, OnSteps, Part
 from ovonic.validation.reproduction_store import plain
 
@@ -106,7 +106,7 @@ def _figures(
     headline, both = found.get("headline", {}), found.get("parity", {})
     judged = [verdict for c, report in headline.items() for verdict in verdicts(c, runs.size, report)]
     judged += [verdict for c, report in both.items() for verdict in parity.parity_verdicts(c, runs.size, report)]
-    figures = {
+    figures: dict[str, Any] = {
         PLACES[of]: {c.name: {key: v for key, v in report.items() if key != "errors"} for c, report in reports.items()}
         for of, reports in found.items()
     }
@@ -187,7 +187,7 @@ def _parity_table(figures: Mapping[str, Any], command: str) -> list[Table]:
     rows: list[list[Cell]] = []
     for index, row in enumerate(figures["table"]):
         at = f"hardware/table/{index}"
-        unit = "percent" if "way" in row["tasks"] else "number"
+        unit: Unit = "percent" if "way" in row["tasks"] else "number"
         cells: list[Cell] = [f"{row['weights']}, {row['tasks']}, {row['devices']}"]
         cells += [At(f"{at}/software/{name}", unit) if name in row["software"] else "–" for name in ("32 bit", "4 bit")]
         cells += [At(f"{at}/{name}/error", unit) if name in row else "–" for name in ("aihwkit", "crossbar")]

@@ -87,17 +87,18 @@ def run_jobs(
                     process.start()
                     there.close()
                     running[here] = job, process
-                for connection in wait(list(running)):
-                    job, process = running[connection]  # type: ignore[index]
+                ready = wait(list(running))
+                for connection in [one for one in running if one in ready]:
+                    job, process = running[connection]
                     try:
-                        said = connection.recv()  # type: ignore[union-attr]
+                        said: int | str | None = connection.recv()
                     except EOFError:
                         process.join()
                         said = f"its process ended with status {process.exitcode}"
                     if isinstance(said, int):
                         on_steps(job.name, said)
                         continue
-                    del running[connection]  # type: ignore[arg-type]
+                    del running[connection]
                     process.join()
                     on_end(job.name, said)
     finally:
