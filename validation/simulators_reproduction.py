@@ -23,6 +23,7 @@ from ovonic.validation.dynamics_figures import membrane_figure, raster_overlay, 
 from ovonic.validation.random_networks import recurrent_example
 from ovonic.validation.report_content import At, Cell, Claim, Picture, Section, Table
 from ovonic.validation.reproduction_part import Measured, OnSteps, Part
+from ovonic.validation.reproduction_store import plain
 
 __all__ = ["SIMULATOR_THRESHOLDS", "SimulatorRuns", "simulators_part"]
 
@@ -96,12 +97,13 @@ def _measured(runs: SimulatorRuns, seed: int, full: bool, on_steps: OnSteps) -> 
         comparisons.setdefault(name, []).append(_compared(network, runs.steps, draw, on_steps))
     compared = {name: _summary(several) for name, several in comparisons.items()}
     apart = {run: [found["apart"].get(run) for found in compared.values()] for run in RUNS}
-    figures = {
+    figures: dict[str, Any] = {
         "networks": networks,
         "compared": compared,
         "apart": {run: sum(counts) for run, counts in apart.items() if counts and None not in counts},
         "absent": absent,
     }
+    figures = plain(figures)
     config = {"runs": asdict(runs), "thresholds": SIMULATOR_THRESHOLDS, "toolchains": list(RUNS)}
     return Measured(figures, config, _section(runs, figures, comparisons, seed, full))
 
