@@ -3,8 +3,8 @@
     mse(omega) / 2 + mse(path) / 2 + (sum_n (rate_n - 20 Hz)^2 + sum_m (rate_m - 10 Hz)^2) / 4,   rates a step
 
 of the last trial; path is what a callable makes of omega (for an arm, its kinematics), n the trainee's neurons over all
-trials, m the LSG's; each rate is a mean over the batch. That term is no mean over samples: who has a part of a batch only
-needs the rates of all of it (``over_batch``).
+trials, m the LSG's; each rate is a mean over the batch. That term is no mean over samples: who has a part of a batch
+only needs the rates of all of it (``over_batch``).
 
 Reference: Ortner et al. 2025, Nature Communications 16:1243, and its published code, which gives the Cartesian term no
 gradient (``Objective(path_gradient=False)``); ours has one.

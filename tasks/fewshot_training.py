@@ -150,14 +150,16 @@ def meta_train(
         stop: asked after each step; true ends the run there, its checkpoint saved.
         processes: those that share each batch of tasks; the first alone validates.
     Returns: the averaged network.
-    Raises: ConfigError: nothing to learn from, or tasks that cannot be shared. DivergenceError: the loss is not finite. KeyboardInterrupt: ``stop``.
+    Raises:
+        ConfigError: nothing to learn from, or tasks that cannot be shared.
+        DivergenceError: the loss is not finite. KeyboardInterrupt: ``stop``.
     """
     config = state.config
     if characters is None and glyphs is None:
         raise ConfigError("nothing to learn from: give characters, glyphs or both")
     if processes.count > 1 and config.network.norm == "meta-batch":
         raise ConfigError(
-            "norm 'meta-batch' couples all tasks of a batch: it is not for several processes, use support or transductive"
+            "norm 'meta-batch' couples all tasks of a batch: several processes take norm support or transductive"
         )
     last_saved: Path | None = None
     while state.step < config.steps:

@@ -4,8 +4,8 @@
              (``models.outer_loss``) -> gradient of all six weights -> clipped in norm -> Adam -> running average
 
 A run is a function of its configuration alone: step s draws its movements and its rounding from (seed, s), so a run
-that was stopped and resumed ends with the very weights of one that was not (same torch release, same numbers of threads and
-processes, same engine).
+that was stopped and resumed ends with the very weights of one that was not (same torch release, same numbers of
+threads and processes, same engine).
 
 Movement i of a seed depends on (seed, i) alone (``tasks.trajectories``), so parts of a run, and evaluations of the
 same seed, are kept apart by number: evaluations count from 0, validation from 2^31, training from 2^32.

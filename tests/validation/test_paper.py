@@ -378,7 +378,9 @@ def test_evaluations_of_unusual_settings_have_names_of_their_own() -> None:
 def test_page_has_every_row_and_numbers_its_commands() -> None:
     verdicts = paper_rows({})
     page = paper_page(
-        verdicts, [{"file": "a.json", "written": "2026-11-26", "command": "ovonic x -d a/b.zip"}], "ovonic validate paper"
+        verdicts,
+        [{"file": "a.json", "written": "2026-11-26", "command": "ovonic x -d a/b.zip"}],
+        "ovonic validate paper",
     )
     for row in ROWS:
         assert f"| {row.where} | {row.says} |".replace("|  |", "") in page, row.key

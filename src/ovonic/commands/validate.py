@@ -12,8 +12,8 @@ from ovonic.commands.compare import SIMULATORS, parse_dtype, parse_names
 from ovonic.commands.validate_complexity import complexity
 from ovonic.commands.validate_eprop import eprop
 from ovonic.commands.validate_hardware import hardware
-from ovonic.commands.validate_paper import paper
 from ovonic.commands.validate_model import model
+from ovonic.commands.validate_paper import paper
 
 if TYPE_CHECKING:
     from ovonic.validation.conformance import Conformance
