@@ -74,7 +74,7 @@ def _runs(tasks: int, chips: int, tasks_on_chips: int) -> dict[str, Run]:
     }
 
 
-RUNS, FULL_RUNS = _runs(400, 4, 200), _runs(1000, 20, 400)
+RUNS, FULL_RUNS = _runs(300, 3, 130), _runs(1000, 20, 400)
 LABELS = {
     "software_32bit": "software, 32 bit",
     "software_4bit": "software, 4 bit",

@@ -42,7 +42,7 @@ same task may, over the loss; and their final weights, over the largest change."
 class GradientRuns:
     """Sizes: random networks and their steps; robot weights whose lesson is compared; updates of the two tasks."""
 
-    networks: int = 6
+    networks: int = 4
     steps: int = 60
     lessons: tuple[str, ...] = ("robot-q16",)
     updates: int = 20

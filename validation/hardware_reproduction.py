@@ -51,7 +51,7 @@ def hardware_runs(full: bool) -> HardwareRuns:
     if full:
         return HardwareRuns({"headline": tuple(headline), "parity": tuple(both)}, Size())
     few = tuple(c for c in both if c.noise_model == "pcm" and c.read_time_s == 0 and c.n_way == 5)
-    return HardwareRuns({"headline": tuple(c for c in headline if c.noise_model == "pcm"), "parity": few}, Size(4, 100))
+    return HardwareRuns({"headline": tuple(c for c in headline if c.noise_model == "pcm"), "parity": few}, Size(3, 80))
 
 
 def hardware_part(seed: int, full: bool = False, runs: HardwareRuns | None = None) -> Part:

@@ -54,7 +54,8 @@ thead{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%
 tr{padding:.5rem 0;border-bottom:1px solid var(--line)}th,td{border:0;padding:.1rem 0}tbody th{font-weight:600}
 td{display:flex;gap:.8rem}td::before{content:attr(data-label);flex:0 0 8rem;color:var(--soft);font-size:.88rem}
 td>span{min-width:0;overflow-wrap:anywhere}.settings td::before{content:none}
-.claims tr{display:flex;flex-wrap:wrap;gap:.1rem 1rem}.claims tbody th{flex:0 0 100%}.claims td::before{content:none}tbody th{min-width:0}}
+.claims tr{display:flex;flex-wrap:wrap;gap:.1rem 1rem}.claims tbody th{flex:0 0 100%}.claims td::before{content:none}
+tbody th{min-width:0}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--line:#bbb;--tint:#fff;--good:#0a6b4b;
 --bad:#b03a00}body{max-width:none;padding:0;font-size:10pt}figure{margin:1rem 0}h2,caption{break-after:avoid}
 figure,table,tr,pre,.summary{break-inside:avoid}.wide{overflow:visible}figure .wide{border:0;padding:0}

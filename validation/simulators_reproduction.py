@@ -38,8 +38,8 @@ RUNS = (ENGINE, *TOOLCHAINS)
 class SimulatorRuns:
     """Sizes: random networks on each toolchain; networks of 50 neurons and robot weights in all, and their steps."""
 
-    networks: int = 60
-    recurrent: int = 3
+    networks: int = 40
+    recurrent: int = 2
     robots: tuple[str, ...] = ("robot-q16", "robot-float")
     steps: int = 249
 

@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ovonic.adapters.crossbar_imports import read_npz
 from ovonic.adapters.crossbar_plain import chip_from_plain
 from ovonic.adapters.weights import from_fields
 from ovonic.models.errors import ConfigError, DataError, WeightsError
+from ovonic.models.fewshot_cnn import CNNConfig
 from ovonic.models.frozen import _checked
 from ovonic.models.natural_eprop import InnerLoop
 from ovonic.models.pcm import device_model
@@ -130,6 +132,13 @@ def test_numbers_that_no_float_holds() -> None:
 def _npy(header: str, body: bytes = b"") -> bytes:
     text = header.encode("latin-1") + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+@pytest.mark.parametrize("value", [10**400, 1e300, float("nan"), -1.0], ids=["wide", "large", "nan", "negative"])
+@pytest.mark.parametrize("name", ["inner_lr", "norm_eps"])
+def test_rates_that_no_float32_holds(name: str, value: float) -> None:
+    with pytest.raises(WeightsError, match=name):
+        from_fields("w.safetensors", asdict(CNNConfig()) | {name: value}, CNNConfig)
 
 
 @pytest.mark.parametrize(
