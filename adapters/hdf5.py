@@ -4,13 +4,16 @@ Nothing is read before its declared size is checked. A file may hold groups and 
 by gzip, shuffle, lzf or not at all; links, virtual and external arrays, other filters (HDF5 loads plug-ins for them),
 groups inside themselves, and arrays larger than their stored bytes can inflate to are refused, with the place named.
 
-HDF5 itself (2.0) can loop forever or crash on a damaged file. So a child of this process reads the file first, with a
-limit to its time, and only what it survives is read here (not on systems without fork).
+HDF5 itself (2.0) can loop forever, crash, or allocate gigabytes for a text on a damaged file. So a child of this
+process reads the file first, with limits to its time and memory, and only what it reads well is read here (not on
+systems without fork).
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import warnings
 import zlib
 from collections.abc import Callable
@@ -36,6 +39,12 @@ INFLATES = 1100
 
 PROBE_S, PROBE_BYTES = 10, 10**7
 """Processor time that the child has for a file, s, and bytes for which it has a second more."""
+
+PATIENCE = 30
+"""Times as long it may take by the clock."""
+
+SPACE, STATM = 3 * MAX_BYTES, Path("/proc/self/statm")
+"""Bytes that it may allocate beyond what this process has, and where Linux says how much that is."""
 
 SMALL = 2**20
 """Bytes that may be read at once whatever a file says of them."""
@@ -74,11 +83,16 @@ def read_guarded[T](path: str | Path, what: str, read: Callable[[h5py.File, int]
 def _probe(attempt: Callable[[], Any], size: int, what: str) -> None:
     """Read the file in a child process, which may crash or run out of time.
 
-    Raises: DataError: it did.
+    The child computes on one thread: those of OpenMP that this process has are not in it, and to wait for them would
+    never end. What waits all the same ends by the clock.
+
+    Raises: DataError: it did, or it met an error, which is raised here.
     """
     if not hasattr(os, "fork"):
         return
     import resource
+
+    ear, mouth = os.pipe()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads: the child uses h5py alone, then ends
@@ -88,12 +102,25 @@ def _probe(attempt: Callable[[], Any], size: int, what: str) -> None:
             limit = PROBE_S + size // PROBE_BYTES
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(PATIENCE * limit)
+            if STATM.exists():
+                pages = int(STATM.read_text().split()[0])
+                most = pages * resource.getpagesize() + SPACE
+                resource.setrlimit(resource.RLIMIT_AS, (most, most))
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(1)
             attempt()
-        except BaseException:  # the parent meets it too, and says so
-            pass
+        except BaseException as error:
+            os.write(mouth, str(error).encode()[:4000] or b"damaged")
         finally:
             os._exit(0)
+    os.close(mouth)
+    with open(ear, "rb") as listening:
+        said = listening.read().decode(errors="replace")
     _, status = os.waitpid(child, 0)
+    if said:
+        raise DataError(said)
     if os.WIFSIGNALED(status):
         raise DataError(f"no whole {what} file: HDF5 crashes on it or never ends (signal {os.WTERMSIG(status)})")
 

@@ -62,10 +62,9 @@ class CNNConfig:
         for name in ("n_way", "channels", "blocks", "updates"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
-        for name, least in (("norm_eps", "above 0"), ("inner_lr", "at least 0")):
-            value = getattr(self, name)
-            if not 0 <= value <= 1e6 or (name == "norm_eps" and not value):
-                raise ConfigError(f"{name} must be {least} and at most 1e6")
+        for name in ("norm_eps", "inner_lr"):
+            if not 0 <= getattr(self, name) <= 1e6:
+                raise ConfigError(f"{name} must lie in 0 .. 1e6")
         if self.blocks > 4:
             raise ConfigError(f"blocks {self.blocks}: a 28x28 image is down to 2x2 after 4 stride-2 convolutions")
 

@@ -17,6 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+COMPILED = [f"ovonic.models.{name}_kernels" for name in ("engine", "noise", "array", "array_trial")]
+"""What Numba compiles, and cannot where it is instrumented."""
+
 INSTRUMENTED = ["ovonic", "nir", "safetensors", "zipfile", "pickletools", "tomllib", "PIL"]
 
 
@@ -40,11 +43,12 @@ def main() -> int:
     same = commands.add_parser("same-seed", help="the results of commands for OMP_NUM_THREADS threads")
     same.add_argument("folder", type=Path)
     same.add_argument("--repeats", type=int, default=1)
+    same.add_argument("--only", action="append", help="these commands, instead of all")
     args = parser.parse_args()
     if args.command == "same-seed":
-        from reliability.same_seed import write_results
+        from reliability.same_seed import COMMANDS, write_results
 
-        write_results(args.folder, args.repeats)
+        write_results(args.folder, args.repeats, args.only or tuple(COMMANDS))
         return 0
     return {"fuzz": _fuzz, "kill": _kill, "table": _table}[args.command](args)
 
@@ -72,7 +76,7 @@ def _fuzz(args: argparse.Namespace) -> int:
     if args.engine == "atheris":
         import atheris  # type: ignore[import-untyped]
 
-        instrument = atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False)
+        instrument = atheris.instrument_imports(INSTRUMENTED, COMPILED, enable_loader_override=False)
     with instrument:
         from reliability.fuzzing import fuzz
         from reliability.targets import TARGETS

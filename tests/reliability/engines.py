@@ -65,6 +65,7 @@ def run_atheris(target: Target, corpus: tuple[bytes, ...], give: Give, runs: int
     options = (
         "-timeout=120",
         "-rss_limit_mb=2048",
+        f"-artifact_prefix={folder}/",
         "-handle_segv=0",
         "-handle_abrt=0",
         "-handle_bus=0",

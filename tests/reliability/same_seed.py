@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def _draws() -> dict[str, Any]:
 DRAWS = ("glyphs", "episodes", "movements", "programmed chip", "read chip")
 
 
-def write_results(folder: Path, repeats: int) -> None:
-    """Run everything ``repeats`` times in ``folder``; ``results.json`` gets a list of digests and results a name."""
+def write_results(folder: Path, repeats: int, commands: Sequence[str] = tuple(COMMANDS)) -> None:
+    """Run the draws and ``commands`` ``repeats`` times in ``folder``; ``results.json`` gets a list of digests and
+    results a name."""
     os.chdir(folder)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     _make_weights()
@@ -75,7 +77,8 @@ def write_results(folder: Path, repeats: int) -> None:
         for name, tensors in _draws().items():
             data = b"".join(t.contiguous().numpy().tobytes() for t in tensors)
             found.setdefault(name, []).append(hashlib.sha256(data).hexdigest())
-        for name, line in COMMANDS.items():
+        for name in commands:
+            line = COMMANDS[name]
             status = main([*shlex.split(line.format(n=f"run{k}")), "--seed", "3", "--quiet", "--json", "r.json"])
             if status not in (0, None):
                 raise RuntimeError(f"{name}: exit status {status}")
@@ -121,5 +124,6 @@ def _weights(run: Path) -> list[str]:
 def _bare(value: Any) -> Any:
     """A result without names, times and versions."""
     if isinstance(value, dict):
-        return {key: _bare(inner) for key, inner in value.items() if not any(word in key for word in IGNORED)}
+        named = {key: inner for key, inner in value.items() if not (key == "weights" and isinstance(inner, str))}
+        return {key: _bare(inner) for key, inner in named.items() if not any(word in key for word in IGNORED)}
     return [_bare(inner) for inner in value] if isinstance(value, list) else value

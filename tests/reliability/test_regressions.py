@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import resource
+import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -21,6 +26,7 @@ from ovonic.adapters.checkpoints import load_checkpoint
 from ovonic.adapters.cost_files import read_costs
 from ovonic.adapters.crossbar_imports import read_npz
 from ovonic.adapters.crossbar_plain import chip_from_plain
+from ovonic.adapters.hdf5 import Guard, read_guarded
 from ovonic.adapters.weights import from_fields
 from ovonic.models.errors import ConfigError, DataError, WeightsError
 from ovonic.models.fewshot_cnn import CNNConfig
@@ -202,3 +208,34 @@ def test_metrics_are_the_checkpoints_after_a_kill_between_the_two(tmp_path: Path
     (tmp_path / "weights.safetensors").unlink()
     life()
     assert (tmp_path / "metrics.json").read_bytes() == due
+
+
+READ_ON_THREADS = """
+import sys, torch
+from ovonic.adapters.crossbar_file import load_image
+torch.set_num_threads(2)
+torch.randn(1000, 1000).exp().cumsum(0)
+load_image(sys.argv[1])
+"""
+
+
+def test_an_image_is_read_beside_threads_of_openmp(tmp_path: Path) -> None:
+    """The process that reads a file first is a fork of this one, without its threads: it must not wait for them."""
+    image = tmp_path / "chip.h5"
+    image.write_bytes(seeds.images(tmp_path)[0])
+    subprocess.run([sys.executable, "-c", READ_ON_THREADS, str(image)], check=True, timeout=200)
+
+
+def test_a_text_that_declares_gigabytes(tmp_path: Path) -> None:
+    """HDF5 allocates what the length of a text says before it looks for the text: 3.9 GB here."""
+    path = tmp_path / "text.h5"
+    with h5py.File(path, "w") as file:
+        file["type"] = "LIF"
+    data = path.read_bytes()
+    at = data.index(struct.pack("<IQ", 3, data.index(b"GCOL")))
+    path.write_bytes(data[:at] + struct.pack("<I", 0xF0000000) + data[at + 4 :])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="no whole small file"):
+        read_guarded(path, "small", lambda file, size: Guard(size).text(file["type"], "type"))
+    for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        assert resource.getrusage(whose).ru_maxrss < before + 200_000

@@ -19,9 +19,10 @@ from .same_seed import COMMANDS, DRAWS
 HARNESS = Path(__file__).parent
 
 
-def _results(folder: Path, threads: int, repeats: int) -> dict[str, Any]:
+def _results(folder: Path, threads: int, repeats: int, *only: str) -> dict[str, Any]:
     folder.mkdir()
     line = [sys.executable, str(HARNESS), "same-seed", str(folder), "--repeats", str(repeats)]
+    line += [f"--only={name}" for name in only]
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "OVONIC_CACHE": str(folder / "cache")}
     done = subprocess.run(line, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -37,7 +38,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return _results(tmp_path_factory.mktemp("two") / "2", 2, 1)
+    return _results(tmp_path_factory.mktemp("two") / "2", 2, 1, "crossbar program")
 
 
 @pytest.mark.slow

@@ -192,7 +192,9 @@ def _alone(line: str, out: Path, *more: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", [FEWSHOT, ROBOT], ids=["fewshot", "robot"])
+@pytest.mark.parametrize(
+    "line", [pytest.param(FEWSHOT, id="fewshot"), pytest.param(ROBOT, id="robot", marks=pytest.mark.long)]
+)
 def test_the_command_under_torchrun(line: str, tmp_path: Path) -> None:
     """One process: the same bits. Two: the same weights within the bound, and a resume by two is that of no stop."""
     alone = _alone(line, tmp_path / "alone", "--steps", "4")
@@ -209,6 +211,7 @@ def test_the_command_under_torchrun(line: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_all_and_loses_nothing(tmp_path: Path, rank: int) -> None:
     """SIGKILL of either process: the other says so in one line and ends; the checkpoint is whole, and goes on."""
@@ -244,6 +247,7 @@ def _ranks(torchrun: int, out: Path) -> dict[int, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupt_keeps_the_work(tmp_path: Path) -> None:
     """Ctrl-C under --processes: both stop after the same step, one of them says so, the status is 130.
 

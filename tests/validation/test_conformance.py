@@ -63,6 +63,7 @@ def test_conforms(column: str, group: str) -> None:
 
 @pytest.mark.toolchain
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_page_says_what_the_suite_says() -> None:
     """``docs/toolchains.md`` is what ``examples/toolchain_table.py`` would write now, but for date and versions."""
     for column in TOOLCHAINS:

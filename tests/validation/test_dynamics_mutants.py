@@ -143,7 +143,7 @@ def test_every_mutant_is_caught() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.long)])
 def test_every_mutant_of_many_networks_is_caught(dtype: torch.dtype) -> None:
     found = mutation_score(150, start=1000, dtype=dtype)
     assert len(found.exercised) > 3000
