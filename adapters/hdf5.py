@@ -92,22 +92,25 @@ def _probe(attempt: Callable[[], Any], size: int, what: str) -> None:
         return
     import resource
 
-    ear, mouth = os.pipe()
+    def limit(what: int, most: int) -> None:
+        hard = resource.getrlimit(what)[1]  # the user's own, which only root may raise
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
 
+    ear, mouth = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads: the child uses h5py alone, then ends
         child = os.fork()
     if child == 0:
         try:
-            limit = PROBE_S + size // PROBE_BYTES
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            seconds = PROBE_S + size // PROBE_BYTES
+            limit(resource.RLIMIT_CORE, 0)
+            limit(resource.RLIMIT_CPU, seconds)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(PATIENCE * limit)
+            signal.alarm(PATIENCE * seconds)
             if STATM.exists():
                 pages = int(STATM.read_text().split()[0])
-                most = pages * resource.getpagesize() + SPACE
-                resource.setrlimit(resource.RLIMIT_AS, (most, most))
+                limit(resource.RLIMIT_AS, pages * resource.getpagesize() + SPACE)
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(1)
             attempt()
