@@ -1,8 +1,8 @@
 """The paper's published checkpoints, read without TensorFlow and without trusting them: npz and pickle.
 
-A pickle is a program. Two gates keep this one to arrays. Its opcodes are listed first, and any but the few that
-such files use is refused before anything is loaded. Then it is loaded by an unpickler whose every global is an
-inert stand-in: no name in the file is ever imported, and only this module's functions are ever called.
+A pickle is a program. It is run by ``pickle_program``, which admits the few opcodes that such files use, and for
+which every global is an inert stand-in: no name in the file is ever imported, and only this module's functions are
+ever called.
 
     global in the pickle                  stand-in
     numpy ... _reconstruct, _frombuffer   an array: little-endian float32 or float64, its bytes as its shape says
@@ -17,16 +17,14 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
-import pickletools
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ovonic.adapters.pickle_program import Inert, Refused, StandIn, run_program
 from ovonic.models.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -60,10 +58,6 @@ OPCODES = {
 ZIP_MAGIC = b"PK\x03\x04"
 
 
-class _Refused(Exception):
-    """Something that a published checkpoint does not hold."""
-
-
 def is_published(path: str | Path) -> bool:
     """Whether a file begins like an npz or a pickle, and not like a safetensors file."""
     with Path(path).open("rb") as file:
@@ -86,18 +80,18 @@ def load_published(path: str | Path) -> dict[str, NDArray[Any]]:
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise _Refused(f"larger than {MAX_BYTES >> 20} MiB")
+            raise Refused(f"larger than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
         arrays = _read_npz(data) if data[:4] == ZIP_MAGIC else _read_pickle(data)
         if len(arrays) > MAX_ARRAYS or sum(array.nbytes for array in arrays.values()) > MAX_BYTES:
-            raise _Refused(f"more than {MAX_ARRAYS} arrays or {MAX_BYTES >> 20} MiB of them")
+            raise Refused(f"more than {MAX_ARRAYS} arrays or {MAX_BYTES >> 20} MiB of them")
         for name, array in arrays.items():
             if not np.isfinite(array).all():
-                raise _Refused(f"{name!r} holds NaN or infinity")
+                raise Refused(f"{name!r} holds NaN or infinity")
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}") from error
     except Exception as error:  # a hostile file may raise anything inside zipfile, numpy or pickle
-        reason = error if isinstance(error, _Refused) else f"damaged ({error})"
+        reason = error if isinstance(error, Refused) else f"damaged ({error})"
         raise WeightsError(f"{path}: not a published checkpoint: {reason}") from error
     return {name: array.copy() for name, array in arrays.items()}
 
@@ -138,11 +132,11 @@ def fewshot_from_published(path: str | Path) -> FewshotCNN:
 def _array(data: Any, dtype: Any, shape: Any, order: str) -> NDArray[Any]:
     """A view of ``data``: a file that names the same bytes many times costs their memory once."""
     if not isinstance(data, bytes | bytearray) or dtype not in ("<f4", "<f8"):
-        raise _Refused("an array that is not of little-endian float32 or float64")
+        raise Refused("an array that is not of little-endian float32 or float64")
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
-        raise _Refused("an array without a shape")
+        raise Refused("an array without a shape")
     if math.prod(shape) * int(dtype[-1]) != len(data):
-        raise _Refused(f"an array of shape {shape} with {len(data)} bytes")
+        raise Refused(f"an array of shape {shape} with {len(data)} bytes")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
@@ -151,11 +145,11 @@ def _read_npz(data: bytes) -> dict[str, NDArray[Any]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
         if len(members) > MAX_ARRAYS or sum(member.file_size for member in members) > MAX_BYTES:
-            raise _Refused(f"more than {MAX_ARRAYS} arrays or {MAX_BYTES >> 20} MiB of them")
+            raise Refused(f"more than {MAX_ARRAYS} arrays or {MAX_BYTES >> 20} MiB of them")
         for member in members:
             name = member.filename.removesuffix(".npy")
             if name == member.filename or name in arrays:
-                raise _Refused(f"member {member.filename!r} is not an array of its own")
+                raise Refused(f"member {member.filename!r} is not an array of its own")
             arrays[name] = _read_npy(io.BytesIO(archive.read(member)))
     return arrays
 
@@ -164,39 +158,22 @@ def _read_npy(file: io.BytesIO) -> NDArray[Any]:
     """Read an array by NumPy's header reader; np.load would allocate what a header claims before it looks."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
-        raise _Refused(f"an array in npy format {version}")
+        raise Refused(f"an array in npy format {version}")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     return _array(file.read(), dtype.str, shape, "F" if fortran else "C")
 
 
-class _StandIn:
-    """What a global of the pickle becomes: it can only be called, and only as a checkpoint calls it."""
-
-    __slots__ = ("make",)
-
-    def __init__(self, make: Callable[..., Any] | None = None) -> None:
-        self.make = make
-
-    def __call__(self, *args: Any) -> Any:
-        if self.make is None:
-            raise _Refused("a call that a checkpoint does not make")
-        return self.make(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise _Refused("a state that a checkpoint does not set")
-
-
-class _DType:
+class _DType(Inert):
     """``numpy.dtype``: its code, complete once its byte order is set."""
 
     def __init__(self, *args: Any) -> None:
         if args not in (("f4", False, True), ("f8", False, True)):
-            raise _Refused("an array that is not of float32 or float64")
+            raise Refused("an array that is not of float32 or float64")
         self.code = str(args[0])
 
     def __setstate__(self, state: Any) -> None:
         if state != (3, "<", None, None, None, -1, -1, 0):
-            raise _Refused("an array that is not little-endian")
+            raise Refused("an array that is not little-endian")
         self.code = "<" + self.code[-2:]
 
 
@@ -204,18 +181,18 @@ def _code(dtype: Any) -> str:
     return dtype.code if isinstance(dtype, _DType) else ""
 
 
-class _Array:
+class _Array(Inert):
     """``numpy.ndarray``, by ``_reconstruct`` and a state, or by ``_frombuffer``."""
 
     def __init__(self, *args: Any) -> None:
         if args != (_NDARRAY, (0,), b"b"):
-            raise _Refused("an array that is made in another way")
+            raise Refused("an array that is made in another way")
         self.value: NDArray[Any] | None = None
 
     def __setstate__(self, state: Any) -> None:
         version, shape, dtype, fortran, data = state
         if version != 1:
-            raise _Refused("an array of another version")
+            raise Refused("an array of another version")
         self.value = _array(data, _code(dtype), shape, "F" if fortran else "C")
 
     @classmethod
@@ -225,12 +202,12 @@ class _Array:
         return array
 
 
-class _Variable:
+class _Variable(Inert):
     """``functools.partial(ResourceVariable)``: its state holds the arguments; it is called without more."""
 
     def __init__(self, *args: Any) -> None:
         if args != (_RESOURCE_VARIABLE,):
-            raise _Refused("a call that a checkpoint does not make")
+            raise Refused("a call that a checkpoint does not make")
         self.name: str | None = None
         self.array: _Array | None = None
 
@@ -238,50 +215,38 @@ class _Variable:
         _, _, arguments, _ = state
         name, array = arguments["name"], arguments["initial_value"]
         if type(name) is not str or not isinstance(array, _Array):
-            raise _Refused("a variable without a name or an array")
+            raise Refused("a variable without a name or an array")
         self.name, self.array = name, array
 
     def __call__(self) -> _Variable:
         return self
 
 
-_NDARRAY, _RESOURCE_VARIABLE = _StandIn(), _StandIn()
-GLOBALS = {
-    ("functools", "partial"): _StandIn(_Variable),
+_NDARRAY, _RESOURCE_VARIABLE = StandIn(), StandIn()
+GLOBALS: dict[tuple[str, str], Inert] = {
+    ("functools", "partial"): StandIn(_Variable),
     ("tensorflow.python.ops.resource_variable_ops", "ResourceVariable"): _RESOURCE_VARIABLE,
-    ("tensorflow.python.framework.dtypes", "as_dtype"): _StandIn(lambda _: None),
-    ("numpy", "dtype"): _StandIn(_DType),
+    ("tensorflow.python.framework.dtypes", "as_dtype"): StandIn(lambda _: None),
+    ("numpy", "dtype"): StandIn(_DType),
     ("numpy", "ndarray"): _NDARRAY,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _StandIn(_Array) for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _StandIn(_Array.from_buffer) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): StandIn(_Array) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): StandIn(_Array.from_buffer) for core in ("core", "_core")},
 }
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> _StandIn:
-        if (module, name) not in GLOBALS:
-            raise _Refused(f"it asks for {module[:80]!r} {name[:80]!r}")
-        return GLOBALS[module, name]
 
 
 def _read_pickle(data: bytes) -> dict[str, NDArray[Any]]:
     """Names and arrays of a list of variables, or of a dict of variables or arrays."""
-    for count, (opcode, _, _) in enumerate(pickletools.genops(data)):
-        if opcode.name not in OPCODES:
-            raise _Refused(f"opcode {opcode.name}")
-        if count >= MAX_OPCODES:
-            raise _Refused(f"more than {MAX_OPCODES} opcodes")
-    content = _Unpickler(io.BytesIO(data)).load()
+    content = run_program(io.BytesIO(data), OPCODES, GLOBALS, MAX_OPCODES)
     if type(content) is list and all(isinstance(item, _Variable) for item in content):
         items = [("w_readout" if item.name == "kernel5" else item.name, item) for item in content]
     elif type(content) is dict:
         items = list(content.items())
     else:
-        raise _Refused("neither a list nor a dict of variables")
+        raise Refused("neither a list nor a dict of variables")
     arrays: dict[str, NDArray[Any]] = {}
     for name, item in items:
         array = item.array if isinstance(item, _Variable) else item
         if type(name) is not str or name in arrays or not isinstance(array, _Array) or array.value is None:
-            raise _Refused("an entry that is not an array of its own name")
+            raise Refused("an entry that is not an array of its own name")
         arrays[name] = array.value
     return arrays

@@ -13,7 +13,6 @@ Numbers are booleans, whole or real numbers; every one is finite. Nothing is unp
 from __future__ import annotations
 
 import csv
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ovonic.adapters.arrays import read_arrays
 from ovonic.models.errors import DataError, nearest
 
 __all__ = ["Samples", "read_samples"]
@@ -32,6 +32,8 @@ SUFFIXES = (".npz", ".npy", ".csv")
 PREFIX = "inputs."
 MOST_BYTES = 2**31
 """Of a file, unpacked."""
+
+MOST_CLASSES = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,21 +95,8 @@ def _is_input(name: str) -> bool:
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as packed:
-                if (size := sum(entry.file_size for entry in packed.infolist())) > MOST_BYTES:
-                    raise DataError(f"{path}: {size} bytes unpacked: at most {MOST_BYTES}")
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"inputs": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except DataError:
-        raise
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, SyntaxError,
-            zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]  # fmt: skip
-        raise DataError(f"{path}: no {path.suffix[1:]} file of numbers ({str(error)[:200]})") from error
+    found = read_arrays(path)
+    return found if isinstance(found, dict) else {"inputs": found}
 
 
 def _numbers(path: Path, name: str, array: NDArray[Any]) -> Array:
@@ -127,6 +116,8 @@ def _labels(path: Path, array: NDArray[Any]) -> NDArray[np.int64]:
         raise DataError(f"{path}: labels: {array.shape} of {array.dtype}, where [samples] whole numbers are due")
     if len(array) and int(array.min()) < 0:
         raise DataError(f"{path}: labels: {int(array.min())}: classes count from 0")
+    if len(array) and int(array.max()) > MOST_CLASSES:
+        raise DataError(f"{path}: labels: {int(array.max())}: at most {MOST_CLASSES}")
     return array.astype(np.int64)
 
 

@@ -1,7 +1,8 @@
 """Weights of torch modules from files that hold tensors and nothing else: safetensors, and torch's state dicts.
 
     .safetensors                 read by safetensors
-    .pt, .pth, .bin, .ckpt       ``torch.load(weights_only=True)``: tensors in plain containers; no code of it runs
+    .pt, .pth, .bin, .ckpt       read by ``torch_files``, without ``torch.load``: tensors in plain containers; no code
+                                 of it runs, and nothing is allocated that it only declares
 
 A state dict names tensors and not what happens between them, so that it needs the module of a Python file. A chain of
 linear layers alone is complete once the function between them is told: ``linear_chain``.
@@ -36,6 +37,8 @@ REMEDY = (
     "module itself as FILE.py:NAME with --weights"
 )
 MOST_BYTES = 2**32
+DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16}
+DTYPES |= {torch.int8, torch.uint8, torch.bool, torch.complex64, torch.complex128}
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
@@ -49,16 +52,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if path.stat().st_size > MOST_BYTES:
         raise WeightsError(f"{path}: {path.stat().st_size} bytes: at most {MOST_BYTES}")
     loaded = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not loaded:
         raise WeightsError(f"{path}: {type(loaded).__name__}, where tensors by name are due")
     for name, value in loaded.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path}: {str(name)[:60]!r} is a {type(value).__name__}, where a tensor is due")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise WeightsError(f"{path}: {name!r} holds numbers that are not finite")
-    return {name: value.detach() for name, value in loaded.items()}
+        if value.dtype not in DTYPES:
+            raise WeightsError(f"{path}: {name[:60]!r} holds {value.dtype}, which is not read")
+        if (value.is_floating_point() or value.is_complex()) and not bool(torch.isfinite(value).all()):
+            raise WeightsError(f"{path}: {name[:60]!r} holds numbers that are not finite")
+    return dict(loaded)
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -91,10 +94,11 @@ def linear_chain(state: Mapping[str, Tensor], activation: str | None, source: st
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise ConfigError(f"--activation {activation}: {nearest(activation, ACTIVATIONS)}")
-    weights = {name: w for name, w in state.items() if name.endswith("weight") and w.ndim == 2}
+    weights = {name: w for name, w in state.items() if name.endswith("weight") and w.ndim == 2 and not w.is_complex()}
     for name, tensor in state.items():
         owner = name.removesuffix("bias") + "weight"
-        if name in weights or (name.endswith("bias") and owner in weights and tensor.ndim == 1):
+        is_bias = name.endswith("bias") and owner in weights and tensor.ndim == 1 and not tensor.is_complex()
+        if name in weights or is_bias:
             continue
         what = f"{name!r} of {tuple(tensor.shape)} is not of a linear layer, and a file does not say what else is done"
         raise WeightsError(f"{source}: {what}: give the module as FILE.py:NAME, and this file as --weights")
@@ -127,7 +131,7 @@ def linear_chain(state: Mapping[str, Tensor], activation: str | None, source: st
 
 def _natural(name: str) -> tuple[tuple[int, str], ...]:
     """Parts of a name in order, numbers by their value."""
-    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in name.split("."))
+    return tuple((int(part), "") if part.isdecimal() and len(part) < 20 else (-1, part) for part in name.split("."))
 
 
 def _safetensors(path: Path) -> Any:
@@ -141,17 +145,19 @@ def _safetensors(path: Path) -> Any:
 
 
 def _torch(path: Path) -> Any:
-    if kind := _program(path):
-        raise WeightsError(f"{path}: {kind}, which is code: {REMEDY}")
+    from ovonic.adapters.torch_files import MoreThanTensors, read_tensors
+
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+        if kind := _program(path):
+            raise WeightsError(f"{path}: {kind}, which is code: {REMEDY}")
+        return read_tensors(path)
+    except (OSError, WeightsError):
         raise
-    except Exception as error:
-        if "Weights only load failed" in str(error) or "Unsupported" in str(error):
-            raise WeightsError(
-                f"{path}: more than tensors is pickled in it, which would run its code: {REMEDY}"
-            ) from None
+    except MoreThanTensors as error:
+        raise WeightsError(
+            f"{path}: more than tensors is pickled in it, which would run its code ({error}): {REMEDY}"
+        ) from None
+    except Exception as error:  # zipfile, struct and torch raise what comes
         raise WeightsError(f"{path}: no file of torch tensors ({type(error).__name__}: {str(error)[:200]})") from error
 
 

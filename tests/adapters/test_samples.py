@@ -62,7 +62,7 @@ def test_csv(tmp_path: Path, text: str) -> None:
 
 
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
-    "none": ({}, "due is 'inputs'"),
+    "none": ({}, "no npy or npz file of numbers"),
     "mistyped": ({"input": X}, "did you mean 'inputs'"),
     "unknown": ({"inputs": X, "classes": X}, "'classes': did you mean 'labels'"),
     "both": ({"inputs": X, "labels": np.array([0, 1]), "targets": X}, "labels and targets"),
@@ -70,13 +70,14 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "counts": ({"inputs": X, "labels": np.array([0, 1, 2])}, "inputs 2, labels 3"),
     "not finite": ({"inputs": np.where(X == 5, np.nan, X)}, "inputs: nan at [0, 1, 1]"),
     "infinite": ({"inputs": X, "targets": np.where(X == 23, -np.inf, X)}, "targets: -inf at [1, 2, 3]"),
-    "words": ({"inputs": np.array(["a", "b"])}, "where numbers are due"),
-    "complex": ({"inputs": X * 1j}, "complex128, where numbers are due"),
-    "objects": ({"inputs": np.array([{}, {}])}, "no npz file of numbers"),
+    "words": ({"inputs": np.array(["a", "b"])}, "inputs: holds <U1, not numbers"),
+    "complex": ({"inputs": X * 1j}, "inputs: holds complex128, not numbers"),
+    "objects": ({"inputs": np.array([{}, {}])}, "inputs: holds object, not numbers"),
     "empty": ({"inputs": X[:, :0]}, "holds nothing"),
     "one number": ({"inputs": np.array(3.0)}, "shape ()"),
     "real labels": ({"inputs": X, "labels": np.array([0.0, 1.0])}, "[samples] whole numbers are due"),
     "rows of labels": ({"inputs": X, "labels": np.array([[0], [1]])}, "[samples] whole numbers are due"),
+    "beyond": ({"inputs": X, "labels": np.array([0, 2**63 + 1], np.uint64)}, "9223372036854775809: at most 2147483648"),
     "negative": ({"inputs": X, "labels": np.array([0, -1])}, "-1: classes count from 0"),
 }
 

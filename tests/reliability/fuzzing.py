@@ -24,6 +24,7 @@ from ovonic.models.errors import OvonicError
 
 from .engines import coverage, run_atheris, run_hypothesis
 from .judge import Judge, counts, input_path, new_counts
+from .mutate_bytes import MAX_INPUT
 from .targets import Target, without_probe
 
 __all__ = ["LIMIT_MB", "fuzz"]
@@ -55,6 +56,8 @@ def fuzz(
         shared = new_counts(folder / "counts")
         judge = Judge(target, folder, shared)
         corpus = target.seeds(folder)
+        if max(map(len, corpus)) > MAX_INPUT // 2:
+            raise ValueError(f"{target.name}: seeds of {max(map(len, corpus))} bytes: changed, they would be cut")
         deaths: Counter[str] = Counter()
         found: list[dict[str, Any]] = []
         peak_mb = number = 0

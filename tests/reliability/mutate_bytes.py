@@ -13,8 +13,8 @@ __all__ = ["MAX_INPUT", "NUMBERS", "Mutate", "damaged"]
 
 Mutate = Callable[[Random, bytes], bytes]
 
-MAX_INPUT = 2**17
-"""Bytes of an input at most."""
+MAX_INPUT = 2**18
+"""Bytes of an input at most; what is longer is cut, so that seeds must be much smaller."""
 
 NUMBERS = (0, 1, 2, 3, 7, 8, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**53 + 1)
 NUMBERS += (2**63 - 1, 2**63, 2**64 - 1)

@@ -11,7 +11,7 @@ from random import Random
 from .mutate_bytes import NUMBERS, Mutate, damaged
 from .mutate_png import mutated_png
 
-__all__ = ["mutated_npy", "mutated_npz", "mutated_pictures"]
+__all__ = ["lying", "mutated_npy", "mutated_npz", "mutated_pictures"]
 
 NAMES = (
     "",
@@ -134,7 +134,7 @@ def _mutated(rng: Random, data: bytes, inner: Mutate) -> bytes:
         _change(rng, members, inner)
     whole = _zipped(rng, members)
     if rng.random() < 0.3:
-        whole = _lying(rng, whole)
+        whole = lying(rng, whole)
     return damaged(rng, whole) if rng.random() < 0.1 else whole
 
 
@@ -171,7 +171,7 @@ def _zipped(rng: Random, members: Members) -> bytes:
     return file.getvalue()
 
 
-def _lying(rng: Random, data: bytes) -> bytes:
+def lying(rng: Random, data: bytes) -> bytes:
     """Another number in a local header, the directory or its end."""
     signature, places = rng.choice(
         (

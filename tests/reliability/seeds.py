@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+from torch import nn
 
 from ovonic.adapters.checkpoints import save_checkpoint
 from ovonic.adapters.crossbar import ArraySpec, Block, Layout, PlacedLayer
@@ -49,7 +51,18 @@ from ovonic.tasks.robot_run import save as save_robot
 from ovonic.tasks.robot_training import RobotTrainingConfig, RobotTrainingState, robot_train
 from ovonic.tasks.trajectories import TrajectorySpec
 
-__all__ = ["CNN", "FEWSHOT_RUN", "IDENTITY", "ROBOT", "ROBOT_RUN", "SPEC", "fewshot_state", "layout", "robot_state"]
+__all__ = [
+    "CNN",
+    "FEWSHOT_RUN",
+    "IDENTITY",
+    "ROBOT",
+    "ROBOT_RUN",
+    "SPEC",
+    "chain",
+    "fewshot_state",
+    "layout",
+    "robot_state",
+]
 
 CNN = CNNConfig(n_way=2, channels=2, updates=1)
 ROBOT = NaturalEPropConfig(trainee=2, lsg_lif=1, lsg_alif=1, dt_ms=10.0)
@@ -263,7 +276,7 @@ def images(folder: Path) -> Seeds:
 
 
 def recordings(folder: Path) -> Seeds:
-    """A session of four calls."""
+    """A session of four calls, its arrays in small chunks and in none: the writer's own make 217 KB, mostly space."""
 
     def record(path: Path) -> None:
         with RecordingChip(
@@ -274,7 +287,15 @@ def recordings(folder: Path) -> Seeds:
             driver.advance(10.0)
             driver.mvm(0, torch.ones(1, 2), slice(0, 2), slice(0, 2))
 
-    return (_bytes(record, folder),)
+    def smaller(path: Path, chunk: int | None) -> None:
+        record(path.with_name("whole.h5"))
+        with h5py.File(path.with_name("whole.h5")) as whole, h5py.File(path, "w") as file:
+            for name, item in whole.items():
+                chunked = {"chunks": (chunk,), "maxshape": (None,)} if chunk and item.ndim else {}
+                file.create_dataset(name, data=item[()], dtype=item.dtype, **chunked)
+        path.with_name("whole.h5").unlink()
+
+    return tuple(_bytes(lambda path, chunk=chunk: smaller(path, chunk), folder) for chunk in (8, None))
 
 
 def conductances_npz(folder: Path) -> Seeds:
@@ -368,6 +389,51 @@ def device_models(folder: Path) -> Seeds:
     """A fitted model."""
     model = json.loads(json.dumps(dataclasses.asdict(FittedModel())))
     return (json.dumps({"format": "ovonic/device-model/1", "model": model, "fit": {}}).encode(),)
+
+
+def samples_npz(folder: Path) -> Seeds:
+    """Inputs with labels, two inputs with targets, and inputs alone as npy."""
+    x = np.arange(12.0).reshape(2, 3, 2)
+    file = io.BytesIO()
+    np.save(file, x)
+    return (
+        _npz({"inputs": x.astype(np.float32), "labels": np.array([1, 0])}),
+        _npz({"inputs.a": x > 4, "inputs.b": x, "targets": x[..., :1]}),
+        file.getvalue(),
+    )
+
+
+def samples_csv(folder: Path) -> Seeds:
+    """Tables with headings and without, in two dialects."""
+    return b"left,right\n1,2\n3,4.5\n", b"# steps\n0;1\n1;0\n", "\ufeff1,2e-3\r\n3,4\r\n".encode()
+
+
+def chain() -> nn.Sequential:
+    """Three linear layers."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
+
+
+def torch_files(folder: Path) -> Seeds:
+    """A state dict, under its own name in a checkpoint, with other types, by protocol 4, and as torch before 1.6."""
+    state = chain().state_dict()
+    others = {"a": torch.ones(2, dtype=torch.bfloat16), "b": torch.tensor([[1, 2]]).T, "c": torch.tensor(True)}
+    others["d"] = others["b"][1:]
+    whole = {"state_dict": state, "epoch": 3, "betas": (0.9, 0.999), "state": {0: [None, "x"]}}
+    written: tuple[tuple[Any, dict[str, Any]], ...] = (
+        (state, {}),
+        (whole, {}),
+        (others, {}),
+        (nn.Parameter(torch.ones(1)), {}),
+        ({"w.weight": nn.Parameter(torch.ones(1, 2))}, {"pickle_protocol": 4}),
+        (state, {"_use_new_zipfile_serialization": False}),
+    )
+    return tuple(_bytes(lambda path, v=v, o=o: torch.save(v, path, **o), folder) for v, o in written)
+
+
+def tensors(folder: Path) -> Seeds:
+    """Linear layers by name, as safetensors."""
+    return (_bytes(lambda path: save_file(chain().state_dict(), path), folder),)
 
 
 def inputs(folder: Path) -> Seeds:

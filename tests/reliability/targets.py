@@ -26,6 +26,7 @@ from .mutate_json import mutated_json, mutated_toml
 from .mutate_pickle import mutated_pickle
 from .mutate_safetensors import mutated_safetensors
 from .mutate_table import mutated_table
+from .mutate_torch import mutated_torch
 from .mutate_zip import mutated_npy, mutated_npz, mutated_pictures
 
 __all__ = ["TARGETS", "Target", "without_probe"]
@@ -273,6 +274,20 @@ def _inputs(path: Path) -> None:
     read_inputs(path, _input_network())
 
 
+def _samples(path: Path) -> None:
+    from ovonic.adapters.samples import read_samples
+
+    read_samples(path)
+
+
+def _state_dict(path: Path) -> None:
+    """Read, as a chain of layers, and into a module."""
+    from ovonic.adapters.state_dicts import linear_chain, load_into, read_state_dict
+
+    state = read_state_dict(path)
+    _each(lambda _: linear_chain(state, "relu", "x"), lambda _: load_into(seeds.chain(), state, "x"))(path)
+
+
 @cache
 def _input_network() -> Any:
     return seeds._small_network()
@@ -313,5 +328,9 @@ TARGETS = {
         Target("costs-json", _costs, seeds.costs_json, mutated_json, ".json"),
         Target("device-model", _device_model, seeds.device_models, mutated_json, ".json"),
         Target("inputs", _inputs, seeds.inputs, _npy_or_npz),
+        Target("samples-npz", _samples, seeds.samples_npz, _npy_or_npz, ".npz"),
+        Target("samples-csv", _samples, seeds.samples_csv, mutated_table, ".csv"),
+        Target("torch-file", _state_dict, seeds.torch_files, mutated_torch, ".pt"),
+        Target("torch-safetensors", _state_dict, seeds.tensors, mutated_safetensors, ".safetensors"),
     )
 }

@@ -17,6 +17,7 @@ from ovonic.models.errors import DataError
 from .engines import run_hypothesis
 from .fuzzing import fuzz
 from .judge import Judge, counts, input_path, new_counts
+from .mutate_bytes import MAX_INPUT
 from .mutate_hdf5 import lookup3, sealed
 from .mutate_table import mutated_table
 from .targets import TARGETS, Target
@@ -47,6 +48,18 @@ def test_a_seed_is_changed_in_many_ways_and_again_alike(name: str, tmp_path: Pat
     assert len(set(made)) > 30
     again = [target.made(Random(k), corpus) for k in range(40)]
     assert target.hdf5 or made == again, "HDF5 leaves bytes that it does not use as they come"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_seed_is_read_and_leaves_room_for_what_is_added(name: str, tmp_path: Path) -> None:
+    """A seed as large as the limit would be cut by every change, and nothing but a cut file ever be read."""
+    target = TARGETS[name]
+    corpus = target.seeds(tmp_path)
+    assert max(map(len, corpus)) <= MAX_INPUT // 2
+    with new_counts(tmp_path / "counts") as shared:
+        judge = Judge(target, tmp_path, shared)
+        assert all(judge(data) for data in corpus)
+        assert counts(shared)["accepted"] > 0
 
 
 def _toy(read: Any) -> Target:

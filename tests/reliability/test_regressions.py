@@ -27,6 +27,7 @@ from ovonic.adapters.cost_files import read_costs
 from ovonic.adapters.crossbar_imports import read_npz
 from ovonic.adapters.crossbar_plain import chip_from_plain
 from ovonic.adapters.hdf5 import Guard, read_guarded
+from ovonic.adapters.published import load_published
 from ovonic.adapters.weights import from_fields
 from ovonic.models.errors import ConfigError, DataError, WeightsError
 from ovonic.models.fewshot_cnn import CNNConfig
@@ -182,6 +183,14 @@ def test_arrays_as_they_are(tmp_path: Path) -> None:
     assert many["y"] == 2.5
     with pytest.raises(FileNotFoundError):
         read_arrays(tmp_path / "none")
+
+
+def test_a_key_whose_hash_never_ends(tmp_path: Path) -> None:
+    """A tuple of twice the same tuple, 64 deep: 256 opcodes to write, 2^64 steps to hash."""
+    path = tmp_path / "weights.pkl"
+    path.write_bytes(b"\x80\x04}()\x94" + b"".join(b"h" + bytes([k]) + b"\x86\x94" for k in range(64)) + b"Nu.")
+    with pytest.raises(WeightsError, match="a key that is a tuple"):
+        load_published(path)
 
 
 def test_an_npz_whose_directory_points_before_the_file(tmp_path: Path) -> None:
