@@ -43,8 +43,9 @@ PROBE_S, PROBE_BYTES = 10, 10**7
 PATIENCE = 30
 """Times as long it may take by the clock."""
 
-SPACE, STATM = 3 * MAX_BYTES, Path("/proc/self/statm")
-"""Bytes that it may allocate beyond what this process has, and where Linux says how much that is."""
+SPACE, COPIES, STATM = 2**29, 3, Path("/proc/self/statm")
+"""Bytes that it may allocate beyond what this process has, and as many times what the file may hold; where Linux says
+how much this process has."""
 
 SMALL = 2**20
 """Bytes that may be read at once whatever a file says of them."""
@@ -110,7 +111,7 @@ def _probe(attempt: Callable[[], Any], size: int, what: str) -> None:
             signal.alarm(PATIENCE * seconds)
             if STATM.exists():
                 pages = int(STATM.read_text().split()[0])
-                limit(resource.RLIMIT_AS, pages * resource.getpagesize() + SPACE)
+                limit(resource.RLIMIT_AS, pages * resource.getpagesize() + SPACE + COPIES * _may_hold(size))
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(1)
             attempt()
@@ -128,12 +129,17 @@ def _probe(attempt: Callable[[], Any], size: int, what: str) -> None:
         raise DataError(f"no whole {what} file: HDF5 crashes on it or never ends (signal {os.WTERMSIG(status)})")
 
 
+def _may_hold(size: int) -> int:
+    """Bytes of all arrays and text of a file of ``size`` bytes at most."""
+    return min(MAX_BYTES, SMALL + INFLATES * size)
+
+
 class Guard:
     """Hands out what lies in a file of ``size`` bytes, and counts it."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.left = min(MAX_BYTES, SMALL + INFLATES * size)
+        self.left = _may_hold(size)
         self.entries = 0
 
     def names(self, group: Any, where: str) -> list[str]:

@@ -247,10 +247,10 @@ def _conv(name: str, node: Node, shape: Shape) -> Layer:
     if "input_shape" in node.fields and ints(f"node {name!r}: input_shape", node["input_shape"]) != shape[1:]:
         given = np.ravel(node["input_shape"]).tolist()
         raise DataError(f"node {name!r}: input_shape {given}, and it reads {shape}")
-    stride, dilation = (_sizes(name, node, field) for field in ("stride", "dilation"))
+    stride, dilation = (_sizes(name, node, field, most=axes) for field in ("stride", "dilation"))
     padding: tuple[int, ...] = (0,)
     if not isinstance(node["padding"], str):
-        padding = _sizes(name, node, "padding", low=0)
+        padding = _sizes(name, node, "padding", low=0, most=axes)
     elif node["padding"] == "same":
         reach = [d * (w - 1) for d, w in zip(dilation * (axes // len(dilation)), weight.shape[2:], strict=True)]
         if set(stride) != {1} or any(r % 2 for r in reach):
@@ -258,7 +258,7 @@ def _conv(name: str, node: Node, shape: Shape) -> Layer:
         padding = tuple(r // 2 for r in reach)
     elif node["padding"] != "valid":
         raise DataError(f"node {name!r}: padding {node['padding']!r}: 'same', 'valid' or numbers")
-    (groups,) = _sizes(name, node, "groups")
+    (groups,) = _sizes(name, node, "groups", most=1)
     return Conv(np.swapaxes(weight, 0, 1), node["bias"], stride, padding, dilation, groups)
 
 
@@ -269,8 +269,8 @@ def _pool(name: str, node: Node) -> Layer:
     return Pool(how, window, stride, _sizes(name, node, "padding", low=0))
 
 
-def _sizes(name: str, node: Node, field: str, low: int = 1) -> tuple[int, ...]:
+def _sizes(name: str, node: Node, field: str, low: int = 1, most: int = 2) -> tuple[int, ...]:
     sizes = ints(f"node {name!r}: {field}", node[field], low)
-    if not 1 <= len(sizes) <= 2:
+    if not 1 <= len(sizes) <= most:
         raise DataError(f"node {name!r}: {field} holds {len(sizes)} numbers")
     return sizes

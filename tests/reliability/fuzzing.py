@@ -35,8 +35,8 @@ LIMIT_MB = 2048
 PATIENCE_S = {False: 20.0, True: 4.0}
 """How long an input may take; for HDF5 until it is given to the reader that has a limit of its own."""
 
-RETRY_S = 20.0
-"""How long one input may take when it is read again."""
+RETRY_S = {False: 20.0, True: 200.0}
+"""How long one input may take when it is read again; one of HDF5 has 10 s of processor time, whatever the clock says."""
 
 CHUNK = 5000
 """Inputs of a worker."""
@@ -152,7 +152,7 @@ def _death(target: Target, folder: Path, end: str, deaths: Counter[str]) -> list
             with contextlib.suppress(OvonicError):
                 target.read(path)
 
-        again, _ = _watched(read, lambda: 1, RETRY_S)
+        again, _ = _watched(read, lambda: 1, RETRY_S[target.hdf5])
         if again is None:
             deaths[f"{end}; refused or read when read again as users do"] += 1
             return []

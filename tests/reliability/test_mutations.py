@@ -91,7 +91,7 @@ def test_a_worker_that_dies_or_hangs_is_a_finding_and_replaced(end: str, monkeyp
     import os
 
     monkeypatch.setitem(fuzz.__globals__, "PATIENCE_S", {False: 1.0, True: 1.0})
-    monkeypatch.setitem(fuzz.__globals__, "RETRY_S", 1.0)
+    monkeypatch.setitem(fuzz.__globals__, "RETRY_S", {False: 1.0, True: 1.0})
 
     def read(path: Path) -> None:
         if b"1_0" in path.read_bytes():

@@ -26,7 +26,9 @@ from ovonic.adapters.checkpoints import load_checkpoint
 from ovonic.adapters.cost_files import read_costs
 from ovonic.adapters.crossbar_imports import read_npz
 from ovonic.adapters.crossbar_plain import chip_from_plain
-from ovonic.adapters.hdf5 import Guard, read_guarded
+from ovonic.adapters.hdf5 import Guard, _probe, read_guarded
+from ovonic.adapters.nir_graph import Node
+from ovonic.adapters.nir_reading import _conv
 from ovonic.adapters.published import load_published
 from ovonic.adapters.weights import from_fields
 from ovonic.models.errors import ConfigError, DataError, WeightsError
@@ -183,6 +185,25 @@ def test_arrays_as_they_are(tmp_path: Path) -> None:
     assert many["y"] == 2.5
     with pytest.raises(FileNotFoundError):
         read_arrays(tmp_path / "none")
+
+
+def test_what_a_file_may_have_allocated_grows_with_it() -> None:
+    """A file of 9 KB had HDF5 allocate 3 GB, all that the child had whatever the file."""
+    _probe(lambda: bytearray(2**30), 2**22, "large")
+    with pytest.raises(DataError, match="damaged"):
+        _probe(lambda: bytearray(2**30), 9000, "small")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "padding"),
+    [("Conv2d", "groups", "valid"), ("Conv1d", "groups", 0), ("Conv1d", "dilation", "same")],
+)
+def test_more_sizes_than_a_window_has_axes(kind: str, field: str, padding: Any) -> None:
+    axes = int(kind[-2])
+    fields = {"weight": np.ones((1, 1, *[3] * axes)), "bias": np.zeros(1), "stride": 1, "padding": padding}
+    fields |= {"dilation": 1, "groups": 1, field: np.array([1, 1])}
+    with pytest.raises(DataError, match=f"{field} holds 2 numbers"):
+        _conv("c", Node(kind, fields), (1, *[8] * axes))
 
 
 def test_a_key_whose_hash_never_ends(tmp_path: Path) -> None:
