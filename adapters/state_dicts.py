@@ -135,12 +135,13 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
 
 
 def _safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # safetensors and torch raise what comes
+        if isinstance(error, OSError) and error.filename is not None:  # the file itself cannot be opened
+            raise
         raise WeightsError(f"{path}: no safetensors file ({str(error)[:200]})") from error
 
 
@@ -151,13 +152,15 @@ def _torch(path: Path) -> Any:
         if kind := _program(path):
             raise WeightsError(f"{path}: {kind}, which is code: {REMEDY}")
         return read_tensors(path)
-    except (OSError, WeightsError):
+    except WeightsError:
         raise
     except MoreThanTensors as error:
         raise WeightsError(
             f"{path}: more than tensors is pickled in it, which would run its code ({error}): {REMEDY}"
         ) from None
     except Exception as error:  # zipfile, struct and torch raise what comes
+        if isinstance(error, OSError) and error.filename is not None:  # the file itself cannot be opened
+            raise
         raise WeightsError(f"{path}: no file of torch tensors ({type(error).__name__}: {str(error)[:200]})") from error
 
 

@@ -39,13 +39,14 @@ def gather(sources: Iterable[str | Path]) -> Result:
         try:
             for place, value in READ[schema](found):
                 _put(result, place, value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"{path}: says {schema}, but lacks what such a result holds ({error!r}): write it anew"
             ) from error
         written = datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat()
         command = (config or {}).get("command") or found.get("command") or ""
-        result["sources"].append({"file": path.name, "schema": schema, "written": written, "command": command})
+        said = str(command).encode(errors="replace").decode()
+        result["sources"].append({"file": path.name, "schema": schema, "written": written, "command": said})
     return result
 
 
@@ -62,10 +63,10 @@ def _files(sources: Iterable[str | Path]) -> Iterator[Path]:
 
 def _load(path: Path) -> Result:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}): give a result file of ours") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is no JSON ({error}): give what a command wrote with --json") from error
     schema = found.get("schema") if isinstance(found, dict) else None
     if not isinstance(schema, str) or schema not in READ:

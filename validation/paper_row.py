@@ -35,6 +35,9 @@ VERDICTS: tuple[Verdict, ...] = (
     "not checkable",
 )
 
+LARGEST = 1e100
+"""Of numbers that are read: their quotients are floats too, but for those of zero."""
+
 Unit = Literal["percent", "points", "ratio", "number", "mm", "devices"]
 """How numbers are shown: a share in %, a difference of shares in points, a quotient, a plain number, mm, a count."""
 
@@ -185,22 +188,27 @@ def _number(result: Mapping[str, Any], place: Place) -> tuple[float | None, floa
 
 
 def _interval(result: Mapping[str, Any], path: str) -> tuple[float | None, float | None, float | None]:
-    """Value and ends at ``path``; None for what is not there."""
+    """Value and ends at ``path``; None for what is not there or no finite number."""
     try:
         found = look_up(result, path)
     except ConfigError:
         return None, None, None
-    if isinstance(found, bool) or found is None or isinstance(found, str | list):
-        return None, None, None
     if not isinstance(found, Mapping):
-        return float(found), None, None
+        return _finite(found), None, None
     if "low" in found:
-        value = next((found[name] for name in ("ratio", "median", "typical") if name in found), None)
-        return (None, None, None) if value is None else (value, found["low"], found["high"])
-    value, half = found.get("mean"), found.get("ci95")
+        value = _finite(next((found[name] for name in ("ratio", "median", "typical") if name in found), None))
+        return (None, None, None) if value is None else (value, _finite(found["low"]), _finite(found.get("high")))
+    value, half = _finite(found.get("mean")), _finite(found.get("ci95"))
     if value is None or half is None:
         return value, None, None
     return value, value - half, value + half
+
+
+def _finite(value: Any) -> float | None:
+    """A number of a result that may be anybody's; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        return None
+    return float(value)
 
 
 def _alike(result: Mapping[str, Any], first: str, second: str) -> bool:
@@ -213,7 +221,8 @@ def _alike(result: Mapping[str, Any], first: str, second: str) -> bool:
         config = report.get("config") if isinstance(report, Mapping) else None
         if not isinstance(report, Mapping) or not isinstance(config, Mapping):
             return None
-        chips = report.get("hardware", report).get("chips") if depth == 2 else None
+        inner = report.get("hardware", report)
+        chips = inner.get("chips") if depth == 2 and isinstance(inner, Mapping) else None
         count = chips.get("n") if isinstance(chips, Mapping) else None
         return config.get("size", (report.get("tasks"), report.get("trajectories"), count)), config.get("seed")
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import ovonic
 from ovonic.adapters.files import write_atomically
+from ovonic.models.errors import OvonicError
 from ovonic.validation.report_content import Section
 from ovonic.validation.reproduction_part import Measured
 
@@ -72,12 +73,12 @@ def kept(folder: Path, name: str, identity: Mapping[str, Any]) -> Finished | Non
         data = json.loads(_path(folder, name).read_bytes())
         if data["schema"] != SCHEMA or data["identity"] != plain(identity):
             return None
-        if any(_hash(folder / file) != there for file, there in data["files"].items()):
+        if any(not (folder / f).is_file() or _hash(folder / f) != there for f, there in data["files"].items()):
             return None
         section = Section.from_json(data["section"])
         measured = Measured(dict(data["figures"]), dict(data["config"]), section, tuple(data["files"]))
         return Finished(measured, dict(data["timing"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OvonicError):
         return None
 
 

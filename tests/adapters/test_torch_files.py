@@ -157,6 +157,25 @@ def test_packed_members_are_refused(tmp_path: Path) -> None:
         read_state_dict(tmp_path / "x.pt")
 
 
+def test_a_directory_that_points_before_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(STATE, path)
+    _changed(path, b"w", b"w")
+    data = path.read_bytes()
+    at = data.rindex(b"PK\x05\x06") + 16
+    path.write_bytes(data[:at] + (2**31).to_bytes(4, "little") + data[at + 4 :])
+    with pytest.raises(WeightsError, match=r"x\.pt: no file of torch tensors"):
+        read_state_dict(path)
+
+
+def test_a_safetensors_shape_that_no_int64_holds(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    header = b'{"w":{"dtype":"F32","shape":[0,18446744073709551615],"data_offsets":[0,0]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(WeightsError, match=r"x\.safetensors: no safetensors file"):
+        read_state_dict(path)
+
+
 def test_a_dict_keeps_its_methods(tmp_path: Path) -> None:
     """torch.load sets what a file says as attributes: ``state.get`` would be a number."""
     module = nn.Linear(2, 2)

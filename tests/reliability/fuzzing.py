@@ -36,7 +36,7 @@ PATIENCE_S = {False: 20.0, True: 4.0}
 """How long an input may take; for HDF5 until it is given to the reader that has a limit of its own."""
 
 RETRY_S = {False: 20.0, True: 200.0}
-"""How long one input may take when it is read again; one of HDF5 has 10 s of processor time, whatever the clock says."""
+"""How long one input may take when it is read again; one of HDF5 has 10 s of processor time, however long they take."""
 
 CHUNK = 5000
 """Inputs of a worker."""

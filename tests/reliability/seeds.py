@@ -50,6 +50,9 @@ from ovonic.tasks.robot import Robot
 from ovonic.tasks.robot_run import save as save_robot
 from ovonic.tasks.robot_training import RobotTrainingConfig, RobotTrainingState, robot_train
 from ovonic.tasks.trajectories import TrajectorySpec
+from ovonic.validation.report_content import At, Picture, Section, Table
+from ovonic.validation.reproduction_part import Measured
+from ovonic.validation.reproduction_store import Finished, keep
 
 __all__ = [
     "CNN",
@@ -389,6 +392,48 @@ def device_models(folder: Path) -> Seeds:
     """A fitted model."""
     model = json.loads(json.dumps(dataclasses.asdict(FittedModel())))
     return (json.dumps({"format": "ovonic/device-model/1", "model": model, "fit": {}}).encode(),)
+
+
+def results(folder: Path) -> Seeds:
+    """Results of our commands, cut down to what the paper's table reads."""
+    shares, ends = {"mean": 0.97, "ci95": 0.01}, {"ratio": 1.06, "low": 1.03, "high": 1.09}
+    energy = {"adaptation, array": {"energy_j": {"low": 1.0, "typical": 2.0, "high": 3.0}}}
+    size = {"size": {"chips": 2, "tasks": 3}, "seed": 5, "command": "ovonic x"}
+    few, arm = "fewshot-32bit-noise-blind-pcm-0s-5w5s", "robot-q16-pcm-0s"
+    report = {"ratio": ends, "accuracy_per_update": [shares, shares], "chips": {"sd": 0.1, "n": 2}, "tasks": 3}
+    moved = {"hardware": {"tip_rmse_mm": {"after": shares}, "loss": shares, "chips": {"n": 2}}, "error": 0.5}
+    evaluated = {"config": {"weights": {"source": "fewshot-4bit", "precision": 4}, "data": "omniglot:a.zip+b.zip",
+                            "episode": {"n_way": 5, "k_shot": 5}, "precision": {"bits": 4}},
+                 "accuracy": shares}  # fmt: skip
+    inner = {"step": 0.0625, "rounding": "stochastic", "updates": 1}
+    chip = {"read_time_s": 2592000.0, "periphery": {"compensation": "column"}}
+    on_chip = {"weights": {"source": "robot-q16"}, "family": "consistent", "inner": inner, "hardware": "crossbar"}
+    on_chip |= {"noise_model": "pcm", "chip": chip}
+    robot = {"experiment": "robot", "weights": "robot-q16"}
+    costs = {name: {} for name in ("counts", "break_even", "costs", "scratch_j")}
+    found: dict[str, dict[str, Any]] = {
+        "reproduce": {"fewshot": {"pcm_32bit": {"error_ratio": ends}}, "hardware": {"conditions": {few: report}},
+                      "config": {"seed": 0}},
+        "validate-hardware-condition": {"config": {"condition": robot, **size}, **moved},
+        "validate-hardware": {"config": size, "conditions": {few: report, arm: moved}},
+        "validate-eprop": {"config": {"network": "robot-q16"}, "references": {"nest": {"worst": 1e-16}},
+                           "bptt": {"sweep": [{"cosine": 0.9}]}},
+        "validate-paper": {"measured": {"delta": {"worst": 0.0}, "still": {"robot-q16": {"omega": 0.3}}}},
+        "crossbar-cost": {"config": {"experiment": "robot"}, "estimates": energy, "meta_training_j": ends, **costs},
+        "crossbar-inspect": {"provenance": {"source": "a/fewshot-32bit"}, "device": {"name": "pcm"}, "arrays": [{}],
+                             "layers": [{"name": "convs.0.weight", "error_now": 1.0}]},
+        "fewshot-evaluate": evaluated,
+        "robot-evaluate": {"config": on_chip, "hardware": {"loss": shares, "chips": {"n": 3}}},
+    }  # fmt: skip
+    return tuple(json.dumps({"schema": f"ovonic/{name}/1"} | content).encode() for name, content in found.items())
+
+
+def parts(folder: Path) -> Seeds:
+    """A finished part of a reproduction."""
+    table = Table("t", ("a", "b"), [("x", At("fewshot/a"))], "ovonic x")
+    section = Section("s", "text", tables=[table], pictures=[Picture(b"png", "alt", "caption", "ovonic x")])
+    keep(folder, "part", {"seed": 0}, Finished(Measured({"a": 1.0}, {"seed": 0}, section, ()), {"cpu_s": 1.0}))
+    return ((folder / "parts" / "part.json").read_bytes(),)
 
 
 def samples_npz(folder: Path) -> Seeds:

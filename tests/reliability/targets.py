@@ -288,6 +288,24 @@ def _state_dict(path: Path) -> None:
     _each(lambda _: linear_chain(state, "relu", "x"), lambda _: load_into(seeds.chain(), state, "x"))(path)
 
 
+def _results(path: Path) -> None:
+    from ovonic.validation.paper import paper_rows
+    from ovonic.validation.paper_files import gather
+    from ovonic.validation.paper_page import paper_page
+
+    result = gather([path])
+    paper_page(paper_rows(result), result["sources"], "x").encode()
+
+
+def _part(path: Path) -> None:
+    from ovonic.validation.reproduction_store import kept
+
+    folder = path.with_name("parts")
+    folder.mkdir(exist_ok=True)
+    path.replace(folder / "part.json")
+    kept(path.parent, "part", {"seed": 0})
+
+
 @cache
 def _input_network() -> Any:
     return seeds._small_network()
@@ -328,6 +346,8 @@ TARGETS = {
         Target("costs-json", _costs, seeds.costs_json, mutated_json, ".json"),
         Target("device-model", _device_model, seeds.device_models, mutated_json, ".json"),
         Target("inputs", _inputs, seeds.inputs, _npy_or_npz),
+        Target("results-json", _results, seeds.results, mutated_json, ".json"),
+        Target("reproduction-part", _part, seeds.parts, mutated_json, ".json"),
         Target("samples-npz", _samples, seeds.samples_npz, _npy_or_npz, ".npz"),
         Target("samples-csv", _samples, seeds.samples_csv, mutated_table, ".csv"),
         Target("torch-file", _state_dict, seeds.torch_files, mutated_torch, ".pt"),

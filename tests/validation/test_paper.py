@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator
@@ -176,6 +177,18 @@ def test_quotients_and_differences() -> None:
         Place("x", "ovonic doctor", over="y", minus="z")
 
 
+@pytest.mark.parametrize(
+    "value", ["x", True, [1], 10**400, math.nan, math.inf, {"low": 1}, {"mean": "x", "ci95": 1}, {"mean": [1]}]
+)
+def test_what_is_no_finite_number_is_not_measured(value: Any) -> None:
+    for place in (Place("x", "ovonic doctor"), Place("x", "ovonic doctor", over="y"), Place("y", "o", minus="x")):
+        verdict, (reading,) = judge(_row(_check(place=place)), {"x": value, "y": {"mean": 1.0, "ci95": 0.1}})
+        assert (verdict, reading.value) == ("not measured in this run", None)
+    ends = {"ratio": 1.0, "low": "x", "high": 10**400}
+    (reading,) = judge(_row(_check(place=Place("x", "ovonic doctor"))), {"x": ends})[1]
+    assert (reading.value, reading.low, reading.high) == (1.0, None, None)
+
+
 def test_conditions_of_unlike_size_are_not_compared() -> None:
     place = Place("hardware/conditions/a/error", "ovonic doctor", over="hardware/conditions/b/error")
     same = {"size": {"chips": 5, "tasks": 100}, "seed": 1}
@@ -342,6 +355,12 @@ def test_the_larger_of_two_measurements_stays(tmp_path: Path) -> None:
         ('{"a": 1}', "names no schema"),
         ('{"schema": 3}', "has the schema 3"),
         ('{"schema": "ovonic/compare/1"}', "has the schema 'ovonic/compare/1', which the paper's table cannot use"),
+        ('{"seed": ' + "9" * 5000 + "}", "is no JSON"),
+        (
+            '{"schema": "ovonic/validate-hardware-condition/1", "config": {"condition": {"experiment": "robot", '
+            '"weights": "x", "read_time_s": 1' + "0" * 400 + "}}}",
+            "OverflowError",
+        ),
         ('{"schema": "ovonic/validate-hardware/1"}', "lacks what such a result holds (KeyError('config'))"),
         ('{"schema": "ovonic/validate-eprop/1", "config": 3}', "lacks what such a result holds"),
         ('{"schema": "ovonic/reproduce/1", "fewshot": [1]}', "lacks what such a result holds"),
