@@ -40,6 +40,7 @@ from torch import Tensor
 
 from ovonic.models.dynamics import Dynamics, ResetToValue, When
 from ovonic.models.errors import ConfigError
+from ovonic.models.filtering import filter_product
 from ovonic.models.lif import EPROP, Paths, constants, pseudo_derivative
 from ovonic.models.surrogates import PUBLISHED_SLOPE, Surrogate
 from ovonic.models.trace import LayerTrace
@@ -67,6 +68,8 @@ def presynaptic_trace(x: Tensor, dynamics: Dynamics) -> Tensor:
         raise ConfigError("presynaptic_trace: ResetToValue clears the trace of each neuron at its own time: use credit")
     if d.refractory.frozen:
         raise ConfigError("presynaptic_trace: a frozen membrane stops the trace of each neuron by itself: use credit")
+    if x.is_cuda and d.synapse is None and x.ndim == 3:
+        return filter_product(x if _one(d.gain) == 1 else _one(d.gain) * x, _one(d.decay))
     i, v, trace = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0]), []
     for now in x.unbind(1):
         if d.synapse is not None:

@@ -1,9 +1,11 @@
-"""A fast engine for recurrent layers on a CPU: the same networks and traces as ``simulation.run``, in less time.
+"""A fast engine for recurrent layers: the same networks and traces as ``simulation.run``, in less time.
 
 What is used: spikes are few, so the forward product is a sum of a few rows of the matrix, and the gradient of the
 matrix a sum of a few rows of dE/dI; what comes back through the weights, dE/dI W^T, is felt only where the slope of a
-spike is not zero, near the threshold, and computed only there. Time runs sample by sample, state in the first cache.
-The backward pass is written out (``models.engine_kernels``): no graph of T steps is recorded.
+spike is not zero, near the threshold, and computed only there. Time runs sample by sample, state in the first cache or
+in registers.
+The backward pass is written out, no graph of T steps is recorded: ``models.engine_kernels`` on the CPU (Numba),
+``models.engine_triton`` on a GPU.
 
     plain step  float64                        every spike equal
                 float32                        equal but where |v - A| <= ``spike_margin``: sums run in another order
@@ -11,12 +13,14 @@ The backward pass is written out (``models.engine_kernels``): no graph of T step
 
 Layers that it does not treat run in the plain step, so that any network may be given: it treats subtraction resets
 that act in the next step after the input (and none), gain 1, rest 0, no synapse, a membrane that integrates while
-refractory, all-to-all recurrence of any delay, on the CPU in float32 or float64, first derivatives (``treats``).
+refractory, all-to-all recurrence of any delay, on a CPU, or on a GPU where Triton is installed, in float32 or float64,
+first derivatives (``treats``).
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,6 +32,7 @@ from torch import Tensor
 from ovonic.models import engine_kernels as kernels
 from ovonic.models import simulation
 from ovonic.models.dynamics import Comparison, Dynamics, NoReset, SubtractAdapted, SubtractThreshold, When
+from ovonic.models.filtering import filter_product
 from ovonic.models.layers import Readout
 from ovonic.models.lif import ALL_PATHS, LIFState, Paths, constants, product, unroll
 from ovonic.models.surrogates import PUBLISHED_SLOPE, Surrogate, Triangular
@@ -62,7 +67,7 @@ def treats(dynamics: Dynamics, weight: Tensor | simulation.Product | None, curre
         and not d.refractory.frozen
         and (weight is None or (isinstance(weight, Tensor) and weight.ndim > 1))
         and currents.ndim == 3
-        and _on_cpu(currents)
+        and (_on_cpu(currents) or _on_gpu(currents))
     )
 
 
@@ -107,12 +112,12 @@ def fast_product(x: Tensor, weight: Tensor) -> Tensor:
 
 def fast_filter(x: Tensor, decay: float) -> Tensor:
     """y[t] = decay y[t-1] + x[t], y = 0 before; [B, T, N]. Any number of derivatives."""
-    return _Filter.apply(x, decay, False)
+    return _Filter.apply(x, decay, False) if _on_cpu(x) else filter_product(x, decay)
 
 
 def _integrate(currents: Tensor, readout: Readout) -> Tensor:
     moved = np.any(readout.rest) or np.any(readout.v_init) or np.any(np.not_equal(readout.gain, 1))
-    known = readout.synapse is None and not moved and currents.ndim == 3 and _on_cpu(currents)
+    known = readout.synapse is None and not moved and currents.ndim == 3 and (_on_cpu(currents) or currents.is_cuda)
     if known and isinstance(readout.decay, float):
         return fast_filter(currents, readout.decay)
     return simulation.integrate(currents, readout)
@@ -130,35 +135,31 @@ class _Spec:
         self.inclusive = dynamics.comparison is not Comparison.GREATER
         self.fresh = dynamics.adaptation is not None and dynamics.adaptation.fresh_spike_decays
         self.refractory = bool(np.any(dynamics.refractory.silent_steps))
-        self.flags = np.array([paths.reset, paths.adaptation, paths.threshold])
+        self.flags = paths.reset, paths.adaptation, paths.threshold
 
-    def numbers(self, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
-        d = self.dynamics
-        beta, decay_b = (d.adaptation.beta, d.adaptation.decay) if d.adaptation else (0.0, 0.0)
-        rows = [np.broadcast_to(np.asarray(p, dtype), n) for p in (d.decay, d.threshold, d.v_init, beta, decay_b)]
-        silent = np.broadcast_to(np.asarray(d.refractory.silent_steps, np.int16), n)
-        return np.ascontiguousarray(np.stack(rows)), np.ascontiguousarray(silent)
+
+def _numbers(d: Dynamics, n: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+    beta, decay_b = (d.adaptation.beta, d.adaptation.decay) if d.adaptation else (0.0, 0.0)
+    rows = [np.broadcast_to(np.asarray(p, dtype), n) for p in (d.decay, d.threshold, d.v_init, beta, decay_b)]
+    silent = np.broadcast_to(np.asarray(d.refractory.silent_steps, np.int16), n)
+    return np.ascontiguousarray(np.stack(rows)), np.ascontiguousarray(silent)
+
+
+@functools.lru_cache(maxsize=64)
+def _on_device(d: Dynamics, n: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    numbers, silent = _numbers(d, n, _in_numpy(dtype))
+    return torch.tensor(numbers, device=device), torch.tensor(silent, device=device)
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, currents: Tensor, weight: Tensor, spec: _Spec) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x, w = currents.detach().contiguous(), weight.detach().contiguous()
-        batch, _, n = x.shape
-        z, v = _empty(x.shape, x), _empty(x.shape, x)
         none = (0, *x.shape[1:])
-        r = _empty(x.shape if spec.refractory else none, torch.empty(0, dtype=torch.int16))
+        z, v = _empty(x.shape, x), _empty(x.shape, x)
+        r = _empty(x.shape if spec.refractory else none, x, torch.int16)
         b = _empty(x.shape if spec.dynamics.adaptation else none, x)
-        numbers, silent = spec.numbers(n, x.numpy().dtype)
-        matrices = w.reshape(-1, n, n).numpy()
-        arrays = tuple(t.numpy() for t in (z, v, r, b))
-        _shared_out(
-            batch,
-            lambda low, high: kernels.forward(
-                low, high, x.numpy(), matrices, spec.delay, numbers, silent, spec.reset, spec.inclusive, spec.fresh,
-                *arrays,
-            ),
-        )  # fmt: skip
+        _run(spec, x, w, z, v, r, b)
         ctx.spec = spec
         ctx.save_for_backward(w, z, v, r, b)
         ctx.mark_non_differentiable(r)
@@ -171,31 +172,50 @@ class _Layer(torch.autograd.Function):
         w, z, v, r, b = ctx.saved_tensors
         spec: _Spec = ctx.spec
         given = [z.new_empty(0, *z.shape[1:]) if g is None else g.contiguous() for g in (grads[0], grads[1], grads[3])]
-        out, dw = _adjoint(spec, w, z, v, r, b, [g.numpy() for g in given], ctx.needs_input_grad[1])
+        out, dw = _adjoint(spec, w, z, v, r, b, given, ctx.needs_input_grad[1])
         return out, dw, None
 
 
+def _run(spec: _Spec, x: Tensor, w: Tensor, z: Tensor, v: Tensor, r: Tensor, b: Tensor) -> None:
+    """Fill z, v, r and b."""
+    batch, _, n = x.shape
+    matrices = w.reshape(-1, n, n)
+    how = spec.reset, spec.inclusive, spec.fresh
+    if not _on_cpu(x):
+        numbers = _on_device(spec.dynamics, n, x.dtype, x.device)
+        _triton().forward(x, matrices, spec.delay, *numbers, *how, z, v, r, b)
+        return
+    told = x.numpy(), matrices.numpy(), spec.delay, *_numbers(spec.dynamics, n, x.numpy().dtype)
+    arrays = [t.numpy() for t in (z, v, r, b)]
+    _shared_out(batch, lambda low, high: kernels.forward(low, high, *told, *how, *arrays))
+
+
 def _adjoint(
-    spec: _Spec, w: Tensor, z: Tensor, v: Tensor, r: Tensor, b: Tensor, given: list[np.ndarray], wanted: bool
+    spec: _Spec, w: Tensor, z: Tensor, v: Tensor, r: Tensor, b: Tensor, given: list[Tensor], wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
     """dE/dI, and dE/dW if wanted, from dE/dz, dE/dv and dE/db."""
     batch, _, n = z.shape
-    numbers, _ = spec.numbers(n, z.numpy().dtype)
-    height, slope = 0.0, z.new_empty(0, *z.shape[1:])
-    if isinstance(spec.surrogate, Triangular):
-        height = spec.surrogate.height
-    else:
-        slope = _slope(spec, v, r, b)
     matrices = w.reshape(-1, n, n) if spec.paths.recurrent else w.new_empty(0, n, n)
     out = _empty(z.shape, z)
-    inside = [t.numpy() for t in (z, v, r, b)]
-    _shared_out(
-        batch,
-        lambda low, high: kernels.backward(
-            low, high, slope.numpy(), height, matrices.numpy(), spec.delay, *given, *inside, numbers, spec.reset,
-            spec.fresh, spec.flags, out.numpy(),
-        ),
-    )  # fmt: skip
+    if not _on_cpu(z):
+        parameters, _ = _on_device(spec.dynamics, n, z.dtype, z.device)
+        told = _slope(spec, v, r, b), matrices, spec.delay, *given, z, b, parameters
+        _triton().backward(*told, spec.reset, spec.fresh, spec.flags, out)
+    else:
+        numbers, _ = _numbers(spec.dynamics, n, z.numpy().dtype)
+        height, slope = 0.0, z.new_empty(0, *z.shape[1:])
+        if isinstance(spec.surrogate, Triangular):
+            height = spec.surrogate.height
+        else:
+            slope = _slope(spec, v, r, b)
+        arrays = [t.numpy() for t in (*given, z, v, r, b)]
+        how = numbers, spec.reset, spec.fresh, np.array(spec.flags), out.numpy()
+        _shared_out(
+            batch,
+            lambda low, high: kernels.backward(
+                low, high, slope.numpy(), height, matrices.numpy(), spec.delay, *arrays, *how
+            ),
+        )
     return out, _outer(z, out, spec.delay, own=w.ndim == 3) if wanted and w.numel() else None
 
 
@@ -242,7 +262,7 @@ class _Filter(torch.autograd.Function):
 def _outer(x: Tensor, g: Tensor, late: int, own: bool) -> Tensor:
     """sum over steps, and unless each has its own over samples, of x[t]^T g[t + late], [in, out] or [B, in, out]."""
     batch, steps, n = x.shape
-    if not _few(x):
+    if not (_on_cpu(x) and _few(x)):
         x, g = x[:, : steps - late], g[:, late:]
         return x.mT @ g if own else x.flatten(0, 1).t() @ g.flatten(0, 1)
     x, g = x.detach().contiguous(), g.contiguous()
@@ -262,13 +282,34 @@ def _few(x: Tensor) -> bool:
     return int(torch.count_nonzero(some)) < FEW * some.numel()
 
 
-def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Memory as NumPy takes it: in large pages where the system has them, which torch does not ask for."""
-    return torch.from_numpy(np.empty(shape, like.numpy().dtype))
+def _empty(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """On a CPU, memory as NumPy takes it: in large pages where the system has them, which torch does not ask for."""
+    dtype = dtype or like.dtype
+    if like.device.type == "cpu":
+        return torch.from_numpy(np.empty(shape, _in_numpy(dtype)))
+    return torch.empty(shape, dtype=dtype, device=like.device)
+
+
+def _in_numpy(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(str(dtype).removeprefix("torch."))
 
 
 def _on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def _on_gpu(x: Tensor) -> bool:
+    known = x.is_cuda and x.dtype in (torch.float32, torch.float64) and _triton() is not None
+    return known and x.shape[-1] <= _triton().LARGEST
+
+
+@functools.cache
+def _triton() -> Any:
+    """The kernels for a GPU; None where Triton is not installed."""
+    try:
+        return importlib.import_module("ovonic.models.engine_triton")
+    except ImportError:
+        return None
 
 
 @functools.cache

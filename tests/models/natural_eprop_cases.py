@@ -40,7 +40,8 @@ def path_of(omega: Tensor) -> Tensor:
 
 
 def loss_of(lesson: Lesson, objective: Objective | None = None) -> OuterLoss:
-    target = torch.linspace(-1, 1, lesson.after.numel(), dtype=lesson.after.dtype).view_as(lesson.after).sin()
+    after = lesson.after
+    target = torch.linspace(-1, 1, after.numel(), dtype=after.dtype, device=after.device).view_as(after).sin()
     return outer_loss(lesson, target, path_of(target), path_of, objective)
 
 

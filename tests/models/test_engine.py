@@ -185,8 +185,7 @@ def test_the_adjoint_by_finite_differences_of_smooth_spikes(dynamics: Dynamics, 
     z, v, b = (part.detach() for part in smooth(x, w))
     spec = engine._Spec(dynamics, 1, surrogate, Paths())
     b = b if dynamics.adaptation else b.new_empty(0, T, N)
-    none = np.empty((0, T, N))
-    given = [mix[0].numpy(), mix[1].numpy(), none]
+    given = [mix[0], mix[1], torch.empty(0, T, N)]
     empty = torch.empty(0, T, N, dtype=torch.int16)
     adjoint = engine._adjoint
     dx, dw = adjoint(spec, w.detach(), z, v, empty, b, given, True)
