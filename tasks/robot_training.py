@@ -13,8 +13,9 @@ same seed, are kept apart by number: evaluations count from 0, validation from 2
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,11 @@ from ovonic.models.errors import ConfigError, DivergenceError, nearest
 from ovonic.models.natural_eprop import InnerLoop, Lesson
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start, initial_pair
 from ovonic.models.outer_loss import Objective, outer_loss
+from ovonic.models.shared_draws import Source
 from ovonic.models.weight_noise import NoisyWeights, WeightNoise, weight_noise
+from ovonic.tasks.cuda_graph import Replayed
 from ovonic.tasks.data_parallel import ALONE, Processes
+from ovonic.tasks.movements_ahead import movements_ahead
 from ovonic.tasks.restoring import check_progress, restore_tensors
 from ovonic.tasks.robot import MovementErrors, Robot, kinematics, movement_errors, movement_family
 from ovonic.tasks.statistics import interval
@@ -112,6 +116,12 @@ class RobotTrainingConfig:
         """The noise on the trainee's weights."""
         return weight_noise(self.weight_noise, self.noise_model)
 
+    @property
+    def replays(self) -> bool:
+        """Whether a step on a GPU is replayed: one of our own engine that draws no random numbers."""
+        draws = self.noise is not None or (self.inner.step is not None and self.inner.rounding == "stochastic")
+        return self.device != "cpu" and self.backend == "ovonic" and not draws
+
     def rate(self, step: int) -> float:
         """Adam's rate at ``step`` (0-based)."""
         begin = self.steps * (1 - self.decay)
@@ -141,6 +151,7 @@ class RobotTrainingState:
         self.net = start.module(engine=run).to(config.device).train()
         self.average = start.module(engine=run).to(config.device).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=config.lr, eps=1e-7)
+        self.replayed: Replayed | None = None
         self.step = 0
         self.history: list[dict[str, float]] = []
         self.validation: list[dict[str, Any]] = []
@@ -212,7 +223,6 @@ def robot_train(
         an arm at rest for ``PATIENCE`` steps. KeyboardInterrupt: ``stop``.
     """
     config = state.config
-    spec = config.movements
 
     def diverged(what: str) -> DivergenceError:
         return DivergenceError(
@@ -221,12 +231,9 @@ def robot_train(
             f"or lower the inner rate ({config.inner.rate:g})"
         )
 
-    while state.step < config.steps:
+    for batch in _batches(config, state.step, processes):
         for group in state.optimizer.param_groups:
             group["lr"] = config.rate(state.step)
-        first = TRAINING_FROM + state.step * config.batch
-        share = list(processes.share(range(first, first + config.batch)))
-        batch = sample_trajectories(spec, config.seed, share).to(config.device)
         shown, at_rest = _outer_gradient(state, batch, processes)
         if not all(map(math.isfinite, shown.values())):
             raise diverged(", ".join(f"{name} {value:.6g}" for name, value in shown.items()))
@@ -256,45 +263,67 @@ def robot_train(
     return state.robot()
 
 
+def _batches(config: RobotTrainingConfig, step: int, processes: Processes) -> Iterator[TrajectoryBatch]:
+    """This process's movements of each step from ``step`` on, drawn ahead while a GPU computes."""
+    firsts = (TRAINING_FROM + s * config.batch for s in range(step, config.steps))
+    numbers = (list(processes.share(range(first, first + config.batch))) for first in firsts)
+    if config.device == "cpu":
+        return (sample_trajectories(config.movements, config.seed, share) for share in numbers)
+    return (batch.to(config.device) for batch in movements_ahead(config.movements, config.seed, numbers))
+
+
+NUMBERS = ("loss", "task", "mse_omega", "mse_xyz", "rates", "trainee_hz", "lsg_hz", "gradient", "at_rest")
+
+
 def _outer_gradient(
     state: RobotTrainingState, batch: TrajectoryBatch, processes: Processes = ALONE
 ) -> tuple[dict[str, float], float]:
     """Leave the clipped gradient in the weights; the step's numbers, and the task's loss of an arm at rest."""
+    config, trace = state.config, kinematics(batch.spec)
+    source = processes.source(torch.Generator(config.device).manual_seed(_mix(config.seed, state.step)))
+    tensors = batch.omega, batch.path, batch.clock, batch.code
+    step: Callable[..., Tensor] = functools.partial(_differentiate, state, trace, source, processes)
+    if config.replays and processes.count == 1:
+        if state.replayed is None:
+            state.replayed = Replayed(step, tensors)
+        step = state.replayed
+    values = step(*tensors)
+    shown = processes.average(dict(zip(NUMBERS, values.tolist(), strict=True)))
+    return shown, shown.pop("at_rest")
+
+
+def _differentiate(
+    state: RobotTrainingState,
+    trace: Callable[[Tensor], Tensor],
+    source: Source,
+    processes: Processes,
+    omega: Tensor,
+    path: Tensor,
+    clock: Tensor,
+    code: Tensor,
+) -> Tensor:
+    """``_outer_gradient`` without a synchronisation with the device: ``NUMBERS``, [9]."""
     config, o = state.config, state.config.objective
-    generator = processes.source(torch.Generator(config.device).manual_seed(_mix(config.seed, state.step)))
-    trace = kinematics(batch.spec)
     state.optimizer.zero_grad(set_to_none=True)
-    products = None if config.noise is None else NoisyWeights(config.noise, generator)
-    lesson = state.net(batch.clock, batch.lsg_input, config.inner, generator, products)
-    loss = outer_loss(lesson, batch.omega, batch.path, trace, o, processes.mean if processes.count > 1 else None)
+    products = None if config.noise is None else NoisyWeights(config.noise, source)
+    lesson = state.net(clock, torch.cat([clock, code], -1), config.inner, source, products)
+    loss = outer_loss(lesson, omega, path, trace, o, processes.mean if processes.count > 1 else None)
     loss.total.backward()
     processes.average_gradients(state.net.parameters())
     norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf)
     with torch.no_grad():
-        rest = torch.zeros_like(batch.omega)
-        at_rest = o.omega * batch.omega.square().mean() + o.path * (trace(rest) - batch.path).square().mean()
-        numbers = {
-            "loss": loss.total,
-            "task": loss.task,
-            "mse_omega": loss.mse_omega,
-            "mse_xyz": loss.mse_path,
-            "rates": loss.total - loss.task,
-            **_rates_hz(lesson),
-            "gradient": norm,
-            "at_rest": at_rest,
-        }
-        values = torch.stack([value.detach() for value in numbers.values()]).tolist()
-    shown = processes.average(dict(zip(numbers, values, strict=True)))
-    return shown, shown.pop("at_rest")
+        rest = torch.zeros_like(omega)
+        at_rest = o.omega * omega.square().mean() + o.path * (trace(rest) - path).square().mean()
+        numbers = loss.total, loss.task, loss.mse_omega, loss.mse_path, loss.total - loss.task
+        return torch.stack([*(x.detach() for x in numbers), *_rates_hz(lesson), norm, at_rest])
 
 
-def _rates_hz(lesson: Lesson) -> dict[str, Tensor]:
+def _rates_hz(lesson: Lesson) -> tuple[Tensor, Tensor]:
     """Mean rates of the trainee over all trials, and of the LSG."""
     (trainee,) = lesson.trials[0].layers
-    rates = {"trainee_hz": torch.stack([trial.rates_hz()[trainee].mean() for trial in lesson.trials]).mean()}
-    if lesson.lsg is not None:
-        rates["lsg_hz"] = torch.stack([r.mean() for r in lesson.lsg.rates_hz().values()]).mean()
-    return rates
+    assert lesson.lsg is not None
+    trials = torch.stack([trial.rates_hz()[trainee].mean() for trial in lesson.trials]).mean()
+    return trials, torch.stack([r.mean() for r in lesson.lsg.rates_hz().values()]).mean()
 
 
 def _follow(state: RobotTrainingState) -> None:
