@@ -126,10 +126,10 @@ def bare_products(c: NaturalEPropConfig, batch: int, steps: int, lsg_only: bool 
     Recurrences go step by step, forward and back; the gradient of a matrix is one product. All arrays are there before,
     time first; the trainee's second trial has a matrix a sample. ``lsg_only``: the LSG's recurrence alone.
     """
-    rng = torch.Generator().manual_seed(0)
+    rng = torch.Generator("cpu").manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=rng)
+        return torch.randn(*shape, generator=rng, device="cpu").to(torch.get_default_device())
 
     def layer(inputs: int, n: int, outputs: int) -> tuple[Tensor, ...]:
         return drawn(steps * batch, inputs), drawn(steps, batch, n), drawn(steps * batch, outputs)
