@@ -1,7 +1,8 @@
 """Movements for many steps of a meta-training, drawn by processes of their own before they are needed.
 
 Drawing a batch takes a CPU about as long as a GPU takes to learn from it, and threads of one Python would wait for
-each other.
+each other. The processes are spawned: a script that comes here needs ``if __name__ == "__main__":`` around what it
+runs.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
+from ovonic.models.errors import ToolchainError
 from ovonic.tasks.trajectories import TrajectoryBatch, TrajectorySpec, sample_trajectories
 
 __all__ = ["movements_ahead"]
@@ -28,6 +31,7 @@ def movements_ahead(
 
     Args:
         workers: processes that draw, two batches ahead each; None: as many as cores, at most 4.
+    Raises: ToolchainError: one of them was killed. What ``sample_trajectories`` raises.
     """
     workers = workers or min(4, os.cpu_count() or 1)
     todo = iter(batches)
@@ -35,7 +39,13 @@ def movements_ahead(
     with ProcessPoolExecutor(workers, mp_context=spawned, initializer=_alone) as pool:
         waiting = deque(pool.submit(sample_trajectories, spec, seed, b) for b in itertools.islice(todo, 2 * workers))
         while waiting:
-            drawn = waiting.popleft().result()
+            try:
+                drawn = waiting.popleft().result()
+            except BrokenProcessPool as error:
+                raise ToolchainError(
+                    "a process that draws movements was killed (for want of memory?); the last checkpoint is kept: "
+                    "start again with --resume"
+                ) from error
             waiting.extend(pool.submit(sample_trajectories, spec, seed, b) for b in itertools.islice(todo, 1))
             yield drawn
 

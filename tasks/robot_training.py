@@ -42,6 +42,9 @@ from ovonic.tasks.trajectories import CoordinateCode, TrajectoryBatch, Trajector
 __all__ = ["RobotTrainingConfig", "RobotTrainingState", "robot_train"]
 
 VALIDATION_FROM, TRAINING_FROM = 2**31, 2**32
+NUMBERS = ("loss", "task", "mse_omega", "mse_xyz", "rates", "trainee_hz", "lsg_hz", "gradient", "at_rest")
+"""What a step tells."""
+
 WORSE, PATIENCE = 10.0, 100
 """Training has diverged when the loss exceeds ``WORSE`` times that of an arm at rest, ``PATIENCE`` steps in a row."""
 
@@ -217,7 +220,8 @@ def robot_train(
             is as high as that of a run that diverges, and at the end.
         stop: asked after each step; true ends the run there.
         last_saved: the checkpoint that ``state`` comes from.
-        processes: those that share each batch of movements; the first alone validates.
+        processes: those that share each batch of movements; the first alone validates. On a GPU others draw the
+            movements (``tasks.movements_ahead``).
     Returns: the averaged networks.
     Raises: DivergenceError: a loss or the gradient is not finite, or the task's loss was over ``WORSE`` times that of
         an arm at rest for ``PATIENCE`` steps. KeyboardInterrupt: ``stop``.
@@ -270,9 +274,6 @@ def _batches(config: RobotTrainingConfig, step: int, processes: Processes) -> It
     if config.device == "cpu":
         return (sample_trajectories(config.movements, config.seed, share) for share in numbers)
     return (batch.to(config.device) for batch in movements_ahead(config.movements, config.seed, numbers))
-
-
-NUMBERS = ("loss", "task", "mse_omega", "mse_xyz", "rates", "trainee_hz", "lsg_hz", "gradient", "at_rest")
 
 
 def _outer_gradient(

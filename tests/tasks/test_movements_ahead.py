@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import fields
 
 import pytest
 import torch
 
+from ovonic.models.errors import ToolchainError
 from ovonic.tasks.movements_ahead import movements_ahead
 from ovonic.tasks.trajectories import TrajectorySpec, sample_trajectories
 
@@ -32,3 +34,13 @@ def test_no_more_is_drawn_than_is_close() -> None:
     next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert len(taken) == 3
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed() -> None:
+    batches = movements_ahead(SPEC, 0, ([i] for i in range(100)), workers=1)
+    next(batches)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(ToolchainError, match="was killed"):
+        list(batches)
