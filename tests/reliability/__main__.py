@@ -130,13 +130,14 @@ def _table(args: argparse.Namespace) -> int:
 
 
 def _warm(targets: dict) -> None:  # type: ignore[type-arg]
-    """Import all that readers import when they are called, once and not in every worker."""
+    """Import all that readers import when they are called: once, and under the instruments of atheris."""
     import importlib
 
     for module in (
         "adapters.published_robot", "adapters.crossbar_imports", "adapters.measurements", "adapters.cost_files",
         "adapters.fitted_models", "tasks.omniglot", "tasks.pictures", "tasks.recordings", "tasks.robot",
-        "commands.compare", "tasks.fewshot_run",
+        "commands.compare", "tasks.fewshot_run", "adapters.samples", "adapters.state_dicts", "adapters.torch_files",
+        "validation.paper", "validation.paper_files", "validation.paper_page",
     ):  # fmt: skip
         importlib.import_module(f"ovonic.{module}")
 
