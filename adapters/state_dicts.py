@@ -13,6 +13,7 @@ Refused by name: TorchScript archives and exported programs, which are code, and
 from __future__ import annotations
 
 import itertools
+import math
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,6 +60,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             raise WeightsError(f"{path}: {str(name)[:60]!r} is a {type(value).__name__}, where a tensor is due")
         if value.dtype not in DTYPES:
             raise WeightsError(f"{path}: {name[:60]!r} holds {value.dtype}, which is not read")
+        if math.prod(max(n, 1) for n in value.shape) > MOST_BYTES:  # an empty one may say any other size
+            raise WeightsError(f"{path}: {name[:60]!r} is of {tuple(value.shape)}: more than {MOST_BYTES} numbers")
         if (value.is_floating_point() or value.is_complex()) and not bool(torch.isfinite(value).all()):
             raise WeightsError(f"{path}: {name[:60]!r} holds numbers that are not finite")
     return dict(loaded)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ovonic.adapters.state_dicts import linear_chain, read_state_dict
@@ -168,12 +169,25 @@ def test_a_directory_that_points_before_the_file(tmp_path: Path) -> None:
         read_state_dict(path)
 
 
-def test_a_safetensors_shape_that_no_int64_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ("[0,18446744073709551615]", "no safetensors file"),
+        ("[9223372036854775807,0,3]", "more than 4294967296 numbers"),
+        ("[4294967295,0,4294967295]", "more than 4294967296 numbers"),
+    ],
+)
+def test_an_empty_tensor_of_any_size(tmp_path: Path, shape: str, said: str) -> None:
     path = tmp_path / "x.safetensors"
-    header = b'{"w":{"dtype":"F32","shape":[0,18446744073709551615],"data_offsets":[0,0]}}'
+    header = b'{"w":{"dtype":"F32","shape":' + shape.encode() + b',"data_offsets":[0,0]}}'
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(WeightsError, match=r"x\.safetensors: no safetensors file"):
+    with pytest.raises(WeightsError, match=rf"x\.safetensors: .*{said}"):
         read_state_dict(path)
+
+
+def test_an_empty_tensor_is_read(tmp_path: Path) -> None:
+    save_file({"w": torch.empty(0, 3)}, tmp_path / "x.safetensors")
+    assert read_state_dict(tmp_path / "x.safetensors")["w"].shape == (0, 3)
 
 
 def test_a_dict_keeps_its_methods(tmp_path: Path) -> None:
