@@ -3,8 +3,9 @@
     crossbar    our arrays (``tasks.fewshot_crossbar``, ``tasks.robot_crossbar``)
     aihwkit     tiles on that package's own noise models (``tasks.fewshot_hardware``, ``tasks.robot_aihwkit``)
 
-Both have the same devices by name, devices of target 0 as aihwkit draws them, the same converters, full scales, tasks
-and seeds, and no random number in common: their chips are other draws of one distribution, if they agree.
+Both have the same devices by name, devices of target 0 as aihwkit draws them, the same converters, tasks and seeds,
+and no random number in common. Full scales are the same but for convolutions of two tiles: there a column has one on
+the crossbar, the larger of the two that its halves have on the tiles.
 
 What is claimed, each by the 95 % interval of a ratio of mean errors, chips and tasks both drawn at random:
 
