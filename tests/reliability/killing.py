@@ -60,6 +60,8 @@ ROBOT = RobotTrainingConfig(
     validation_trajectories=2,
 )
 SAVE_EVERY = 3
+NOTHING = struct.pack("<qq", -1, -1)
+"""The steps at which a life began and that it reached, before it has begun."""
 
 Run = Callable[[Path, Callable[[Any], None], Callable[[int], None]], None]
 
@@ -123,6 +125,7 @@ def kill_training(name: str, kills: int, seed: int) -> dict[str, Any]:
         out, number = root / "killed0", 0
         while done < kills:
             before = _saved_step(out)
+            shared[:] = NOTHING  # here: a life may be killed before its first line
             killed = _alive(lambda out=out: _life(run, out, shared), rng.uniform(0, takes_s))
             started, reached = struct.unpack("<qq", shared[:])
             done += killed
@@ -218,7 +221,6 @@ def _alive(work: Callable[[], None], seconds: float | None) -> bool:
 
 def _life(run: Run, out: Path, shared: mmap.mmap) -> None:
     torch.set_num_threads(1)
-    shared[:] = struct.pack("<qq", -1, -1)
 
     def begun(state: Any) -> None:
         shared[:8] = struct.pack("<q", state.step)

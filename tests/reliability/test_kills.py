@@ -28,6 +28,32 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {result["run"]: result for result in json.loads(file.read_text())}
 
 
+KILLED_AT_ONCE = """
+import sys
+import torch
+from reliability import killing
+
+class Alternating:
+    def __init__(self, seed):
+        self.drawn = 0
+
+    def uniform(self, low, high):
+        self.drawn += 1
+        return 0.6 * high if self.drawn % 2 else 0.0
+
+torch.set_num_threads(1)
+killing.Random = Alternating
+sys.exit("; ".join(killing.kill_training("robot-ovonic", 4, 0)["wrong"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_life_that_is_killed_at_once_is_not_taken_for_the_one_before() -> None:
+    """The harness itself: a life that did not come to its first line said what the life before it had said."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", KILLED_AT_ONCE], env=env, check=True, timeout=300)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("run", ["fewshot", "robot-ovonic"])
 def test_a_run_ends_as_if_it_had_not_been_killed(results: dict[str, Any], run: str) -> None:
