@@ -43,7 +43,7 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Te
             description = json.loads((file.metadata() or {})["ovonic"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         saved, progress = description["config"], description["progress"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, OverflowError) as error:
         raise WeightsError(f"{path}: not a whole checkpoint ({error!r}): delete it and start anew") from error
     wanted = json.loads(json.dumps(config))
     if description.get("format") != FORMAT or saved != wanted:

@@ -185,7 +185,7 @@ class _Building:
         return layer.replace(recurrence=recurrence)
 
     def flatten(self, name: str, node: Node, shape: Shape) -> Layer:
-        start, end = (int(np.ravel(node[field])[0]) for field in ("start_dim", "end_dim"))
+        start, end = (_axis(name, node, field) for field in ("start_dim", "end_dim"))
         axes = range(len(shape))[start : None if end == -1 else end + 1]
         if len(axes) == len(shape) or (len(axes) <= 1 and len(shape) == 1):
             return Flatten()
@@ -267,6 +267,14 @@ def _pool(name: str, node: Node) -> Layer:
     how = Pooling.SUM if node.kind == "SumPool2d" else Pooling.MEAN
     window = window * 2 if len(window) == 1 else window
     return Pool(how, window, stride, _sizes(name, node, "padding", low=0))
+
+
+def _axis(name: str, node: Node, field: str) -> int:
+    """The number of an axis, from behind where it is negative."""
+    found = ints(f"node {name!r}: {field}", node[field], low=-8)
+    if len(found) != 1:
+        raise DataError(f"node {name!r}: {field} holds {len(found)} numbers")
+    return found[0]
 
 
 def _sizes(name: str, node: Node, field: str, low: int = 1, most: int = 2) -> tuple[int, ...]:

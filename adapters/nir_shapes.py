@@ -84,7 +84,7 @@ def reads(name: str, node: Node) -> Demand | None:
         axes = 2 if node.kind == "Conv2d" else 1
         channels = None
         if node["weight"].ndim == 2 + axes and node["groups"].size == 1:
-            channels = node["weight"].shape[1] * int(np.ravel(node["groups"])[0])
+            channels = node["weight"].shape[1] * ints(f"node {name!r}: groups", node["groups"])[0]
         space = ints(f"node {name!r}: input_shape", node["input_shape"]) if "input_shape" in node.fields else None
         return (channels, *(space or (None,) * axes))
     if node.kind.endswith("Pool2d"):

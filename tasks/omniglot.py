@@ -214,11 +214,13 @@ def _load_cache(path: Path, source: Path) -> list[_Character] | None:
             images, notes = file.get_tensor("images"), file.metadata() or {}
         if _checksum(notes["index"], images) != notes["sha256"]:
             raise ValueError("checksum differs")
-        rows = json.loads(notes["index"])
+        rows = [(*map(str, names), count) for *names, count in json.loads(notes["index"])]
         pieces = images.split([count for *_, count in rows])
+        if any(len(row) != 5 for row in rows) or images.ndim != 3:
+            raise ValueError("not characters")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         logger.warning("%s: the cache is damaged (%s); read anew from %s", path, error, source)
         return None
     return [

@@ -43,7 +43,7 @@ class Alternating:
 
 torch.set_num_threads(1)
 killing.Random = Alternating
-sys.exit("; ".join(killing.kill_training("robot-ovonic", 4, 0)["wrong"]))
+sys.exit("; ".join(killing.kill_training("robot-ovonic", 4, 0)["wrong"]) or 0)
 """
 
 

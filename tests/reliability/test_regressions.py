@@ -27,8 +27,9 @@ from ovonic.adapters.cost_files import read_costs
 from ovonic.adapters.crossbar_imports import read_npz
 from ovonic.adapters.crossbar_plain import chip_from_plain
 from ovonic.adapters.hdf5 import Guard, _probe, read_guarded
-from ovonic.adapters.nir_graph import Node
-from ovonic.adapters.nir_reading import _conv
+from ovonic.adapters.nir_graph import Graph, Node
+from ovonic.adapters.nir_reading import _conv, read_by_convention
+from ovonic.adapters.nir_shapes import reads
 from ovonic.adapters.published import load_published
 from ovonic.adapters.weights import from_fields
 from ovonic.models.errors import ConfigError, DataError, WeightsError
@@ -37,6 +38,7 @@ from ovonic.models.frozen import _checked
 from ovonic.models.natural_eprop import InnerLoop
 from ovonic.models.pcm import device_model
 from ovonic.tasks import fewshot_run, robot_run
+from ovonic.tasks.omniglot import _checksum, load_omniglot
 from ovonic.tasks.restoring import continue_from
 
 from . import seeds
@@ -204,6 +206,59 @@ def test_more_sizes_than_a_window_has_axes(kind: str, field: str, padding: Any) 
     fields |= {"dilation": 1, "groups": 1, field: np.array([1, 1])}
     with pytest.raises(DataError, match=f"{field} holds 2 numbers"):
         _conv("c", Node(kind, fields), (1, *[8] * axes))
+
+
+def _with_empty(data: bytes, shape: list[int]) -> bytes:
+    """A safetensors file and one more tensor, of no bytes."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["x"] = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("shape", [[0, 2**64 - 1], [0, 2**63 - 1, 3]])
+def test_an_empty_tensor_of_any_size_in_a_checkpoint(tmp_path: Path, name: str, shape: list[int]) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(_with_empty(STATES[name][1](tmp_path)[0], shape))
+    with pytest.raises(WeightsError, match="not a whole checkpoint"):
+        load_checkpoint(path, seeds.IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("start_dim", np.array(np.inf), "must be whole numbers"),
+        ("end_dim", np.array([np.nan]), "must be whole numbers"),
+        ("end_dim", np.array([]), "holds 0 numbers"),
+    ],
+)
+def test_axes_that_are_no_numbers(field: str, value: Any, said: str) -> None:
+    fields = {"start_dim": np.array(0), "end_dim": np.array(-1), field: value}
+    nodes = {"i": Node("Input", {"shape": np.array([2, 2])}), "f": Node("Flatten", fields)}
+    nodes |= {"o": Node("Output", {"shape": np.array([4])})}
+    with pytest.raises(DataError, match=f"'f': {field}:? .*{said}|'f': {field} {said}"):
+        read_by_convention(Graph(nodes, (("i", "f"), ("f", "o"))), "snntorch-1.0", None, None)
+
+
+def test_groups_that_are_no_number() -> None:
+    fields = {"weight": np.ones((1, 1, 2, 2)), "groups": np.array(np.inf)}
+    with pytest.raises(DataError, match=r"groups: .*must be whole numbers"):
+        reads("c", Node("Conv2d", fields))
+
+
+@pytest.mark.parametrize("index", [[], [["a", 4]], [[1, 2, 3, 4, 5, 4]], [["a", "b", "c", "d", 3]], "[" * 9000, "x"])
+def test_a_cache_with_a_right_checksum_and_a_wrong_index(tmp_path: Path, index: Any) -> None:
+    source = tmp_path / "drawings.zip"
+    source.write_bytes(seeds.omniglot_zips(tmp_path)[0])
+    due = load_omniglot(source, cache_dir=tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").iterdir()
+    with safe_open(cached, framework="pt") as file:
+        images = file.get_tensor("images")
+    text = index if isinstance(index, str) else json.dumps(index)
+    save_file({"images": images}, cached, {"index": text, "sha256": _checksum(text, images)})
+    assert torch.equal(load_omniglot(source, cache_dir=tmp_path / "cache").images, due.images)
 
 
 def test_a_key_whose_hash_never_ends(tmp_path: Path) -> None:
