@@ -16,6 +16,7 @@ or shared in every step, so that all processes go on, or none.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -202,6 +203,9 @@ def joined(processes: Processes, device: str = "cpu") -> Iterator[Processes]:
                 "--device cuda, and at most as many processes a machine"
             )
         torch.cuda.set_device(processes.local_rank)
+    # What torch imports later, with the first optimiser, has the group of its time of import as a default argument: it
+    # would keep the group and its threads beyond their end, and the interpreter abort on them.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield processes

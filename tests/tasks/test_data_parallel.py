@@ -168,6 +168,32 @@ def test_each_process_takes_a_gpu_of_its_own(device: str, seen: int, monkeypatch
         pass
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for threads in /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    """One that does is met by the end of the interpreter, which then now and then aborts."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gc\n"
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from ovonic.tasks.data_parallel import joined, world\n"
+        "def threads():\n"
+        "    return sorted(f.read_text().strip() for f in Path('/proc/self/task').glob('*/comm'))\n"
+        "with joined(world()) as processes:\n"
+        "    torch.optim.Adam([torch.nn.Parameter(torch.ones(3))])\n"
+        "    processes.gather(1)\n"
+        "    inside = threads()\n"
+        "gc.collect()\n"
+        "if processes.first:\n"
+        "    print('inside', any('gloo' in t for t in inside), 'after', any('gloo' in t for t in threads()))\n"
+    )
+    run = _torchrun(str(script))
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    assert "inside True after False" in output
+
+
 def test_a_norm_over_all_tasks_is_refused() -> None:
     config = replace(cases.FEWSHOT, network=replace(cases.FEWSHOT.network, norm="meta-batch"))
     state = TrainingState(config, FewshotCNN(config.network))
