@@ -199,7 +199,6 @@ def _omniglot(path: Path) -> None:
 def _omniglot_cache(path: Path) -> None:
     from ovonic.tasks.omniglot import load_omniglot
 
-    logging.disable(logging.CRITICAL)
     source = path.with_name("drawings.zip")
     if not source.exists():
         source.write_bytes(_drawings())
@@ -207,7 +206,12 @@ def _omniglot_cache(path: Path) -> None:
     folder.mkdir(exist_ok=True)
     cached = folder / _cached_name()
     path.replace(cached)
-    load_omniglot(source, cache_dir=folder)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        load_omniglot(source, cache_dir=folder)
+    finally:
+        logging.disable(before)
 
 
 @cache
