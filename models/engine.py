@@ -7,8 +7,8 @@ in registers.
 The backward pass is written out, no graph of T steps is recorded: ``models.engine_kernels`` on the CPU (Numba),
 ``models.engine_triton`` on a GPU.
 
-    plain step  float64                        every spike equal
-                float32                        equal but where |v - A| <= ``spike_margin``: sums run in another order
+    plain step  float64, CPU                   every spike equal
+                float32, and on a GPU          equal but where |v - A| <= ``spike_margin``: sums run in another order
     gradients                                  equal to rounding, for every choice of ``Paths``
 
 Layers that it does not treat run in the plain step, so that any network may be given: it treats subtraction resets
