@@ -183,7 +183,8 @@ def _run(spec: _Spec, x: Tensor, w: Tensor, z: Tensor, v: Tensor, r: Tensor, b: 
     how = spec.reset, spec.inclusive, spec.fresh
     if not _on_cpu(x):
         numbers = _on_device(spec.dynamics, n, x.dtype, x.device)
-        _triton().forward(x, matrices, spec.delay, *numbers, *how, z, v, r, b)
+        with torch.cuda.device_of(x):  # Triton launches on the current device
+            _triton().forward(x, matrices, spec.delay, *numbers, *how, z, v, r, b)
         return
     told = x.numpy(), matrices.numpy(), spec.delay, *_numbers(spec.dynamics, n, x.numpy().dtype)
     arrays = [t.numpy() for t in (z, v, r, b)]
@@ -200,7 +201,8 @@ def _adjoint(
     if not _on_cpu(z):
         parameters, _ = _on_device(spec.dynamics, n, z.dtype, z.device)
         told = _slope(spec, v, r, b), matrices, spec.delay, *given, z, b, parameters
-        _triton().backward(*told, spec.reset, spec.fresh, spec.flags, out)
+        with torch.cuda.device_of(z):
+            _triton().backward(*told, spec.reset, spec.fresh, spec.flags, out)
     else:
         numbers, _ = _numbers(spec.dynamics, n, z.numpy().dtype)
         height, slope = 0.0, z.new_empty(0, *z.shape[1:])

@@ -22,19 +22,21 @@ class Replayed:
 
     def __init__(self, step: Callable[..., Tensor], example: Sequence[Tensor]) -> None:
         self._inputs = [x.clone(memory_format=torch.contiguous_format) for x in example]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                step(*self._inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._result = step(*self._inputs)
+        with torch.cuda.device_of(self._inputs[0]):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    step(*self._inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._result = step(*self._inputs)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The result, which the next call overwrites."""
-        for place, x in zip(self._inputs, inputs, strict=True):
-            place.copy_(x)
-        self._graph.replay()
+        with torch.cuda.device_of(self._inputs[0]):
+            for place, x in zip(self._inputs, inputs, strict=True):
+                place.copy_(x)
+            self._graph.replay()
         return self._result
