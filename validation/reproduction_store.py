@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ovonic
-from ovonic.adapters.files import write_atomically
-from ovonic.models.errors import OvonicError
+from ovonic.adapters.sealed_json import read_sealed, write_sealed
+from ovonic.models.errors import DataError
 from ovonic.validation.report_content import Section
 from ovonic.validation.reproduction_part import Measured
 
@@ -64,13 +64,13 @@ def keep(folder: Path, name: str, identity: Mapping[str, Any], finished: Finishe
         "section": measured.section.to_json(),
         "files": files,
     }
-    write_atomically(_path(folder, name), json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_sealed(_path(folder, name), data)
 
 
 def kept(folder: Path, name: str, identity: Mapping[str, Any]) -> Finished | None:
     """A part of that identity, if ``folder`` holds it whole, its files beside the page too; None otherwise."""
     try:
-        data = json.loads(_path(folder, name).read_bytes())
+        data = read_sealed(_path(folder, name))
         if data["schema"] != SCHEMA or data["identity"] != plain(identity):
             return None
         if any(not (folder / f).is_file() or _hash(folder / f) != there for f, there in data["files"].items()):
@@ -78,7 +78,7 @@ def kept(folder: Path, name: str, identity: Mapping[str, Any]) -> Finished | Non
         section = Section.from_json(data["section"])
         measured = Measured(dict(data["figures"]), dict(data["config"]), section, tuple(data["files"]))
         return Finished(measured, dict(data["timing"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OvonicError):
+    except (OSError, DataError):
         return None
 
 

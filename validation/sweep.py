@@ -13,7 +13,6 @@ import csv
 import hashlib
 import io
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ovonic.adapters.sealed_json import read_sealed
 from ovonic.models.errors import ConfigError, DataError, nearest
 
 __all__ = ["PLACE", "Grid", "Point", "leaves", "parse_axis", "points", "read_record", "table", "to_csv"]
@@ -130,13 +130,12 @@ def _typed(name: str, value: str, flags: Mapping[str, tuple[str, str]]) -> list[
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What an earlier run recorded of a point; None where there is nothing that can be read."""
+    """What an earlier run recorded of a point; None where nothing is, or not what it wrote."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        record = read_sealed(path)
+    except DataError:
         return None
-    whole = isinstance(record, dict) and record.get("schema") == SCHEMA
-    return record if whole and {"identity", "status", "error", "result"} <= record.keys() else None
+    return record if record.get("schema") == SCHEMA else None
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import joblib
 
-from ovonic.adapters.files import write_atomically
+from ovonic.adapters.sealed_json import write_sealed
 from ovonic.models.errors import ConfigError, ToolchainError
 from ovonic.validation.sweep import SCHEMA, Point, read_record
 
@@ -74,7 +74,7 @@ def run_points(
                 record: Record = {"schema": SCHEMA, "identity": identities[number], **found}
                 if record["status"] in STOPPED:
                     raise KeyboardInterrupt
-                write_atomically(files[number], json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+                write_sealed(files[number], record)
                 kept[number] = record
                 if on_record:
                     on_record(points[number], record)
@@ -130,7 +130,7 @@ def _run(number: int, arguments: Sequence[str], added: Sequence[str], due: Mappi
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=lambda name: None)
     except ValueError:
         return None
 

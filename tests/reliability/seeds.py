@@ -32,6 +32,7 @@ from ovonic.adapters.crossbar_image import CrossbarImage, Software, image_of
 from ovonic.adapters.crossbar_placed import PlacedChip
 from ovonic.adapters.nir import save_nir, save_pair
 from ovonic.adapters.recorded_chip import RecordingChip
+from ovonic.adapters.sealed_json import write_sealed
 from ovonic.adapters.weights import save_fewshot
 from ovonic.models.chip import SimulatedChip
 from ovonic.models.device_faults import Faults
@@ -56,6 +57,7 @@ from ovonic.validation.reproduction_store import Finished, keep
 
 __all__ = [
     "CNN",
+    "CONDITION",
     "FEWSHOT_RUN",
     "IDENTITY",
     "ROBOT",
@@ -73,6 +75,7 @@ FEWSHOT_RUN = TrainingConfig(network=CNN, episode=EpisodeSpec(2, 1, 1), steps=2,
 ROBOT_RUN = RobotTrainingConfig(ROBOT, steps=2, batch=1, log_every=1, validate_every=2, validation_trajectories=1)
 IDENTITY = {"training": {"seed": 0}}
 SPEC = TrajectorySpec(dt_ms=10.0)
+CONDITION = {"condition": {"experiment": "robot", "weights": "robot-q16"}, "size": {"chips": 2, "tasks": 3}, "seed": 0}
 
 Seeds = tuple[bytes, ...]
 
@@ -434,6 +437,22 @@ def parts(folder: Path) -> Seeds:
     section = Section("s", "text", tables=[table], pictures=[Picture(b"png", "alt", "caption", "ovonic x")])
     keep(folder, "part", {"seed": 0}, Finished(Measured({"a": 1.0}, {"seed": 0}, section, ()), {"cpu_s": 1.0}))
     return ((folder / "parts" / "part.json").read_bytes(),)
+
+
+def sweep_records(folder: Path) -> Seeds:
+    """A point that ended well, and one that did not."""
+    record = {"schema": "ovonic/sweep-point/1", "identity": {"arguments": ["x"]}, "status": 0, "error": None}
+    return tuple(
+        _bytes(lambda path, r=r: write_sealed(path, record | r), folder)
+        for r in ({"result": {"loss": {"mean": 0.5}, "chips": [1, 2]}}, {"status": 2, "error": "x", "result": None})
+    )
+
+
+def hardware_conditions(folder: Path) -> Seeds:
+    """The result of a condition."""
+    ratio = {"ratio": 1.06, "low": 1.03, "high": 1.09}
+    report = {"schema": "ovonic/validate-hardware-condition/1", "config": CONDITION, "error": 0.5, "ratio": ratio}
+    return (_bytes(lambda path: write_sealed(path, report), folder),)
 
 
 def samples_npz(folder: Path) -> Seeds:

@@ -310,6 +310,20 @@ def _part(path: Path) -> None:
     kept(path.parent, "part", {"seed": 0})
 
 
+def _sweep_record(path: Path) -> None:
+    from ovonic.validation.sweep import Point, read_record, table, to_csv
+
+    record = read_record(path)
+    if record is not None:
+        to_csv(*table({"chips": ("2",)}, [(Point({"chips": "2"}, ()), record)]))
+
+
+def _condition(path: Path) -> None:
+    from ovonic.commands.validate_hardware import kept_result
+
+    kept_result(path, seeds.CONDITION)
+
+
 @cache
 def _input_network() -> Any:
     return seeds._small_network()
@@ -352,6 +366,8 @@ TARGETS = {
         Target("inputs", _inputs, seeds.inputs, _npy_or_npz),
         Target("results-json", _results, seeds.results, mutated_json, ".json"),
         Target("reproduction-part", _part, seeds.parts, mutated_json, ".json"),
+        Target("sweep-record", _sweep_record, seeds.sweep_records, mutated_json, ".json"),
+        Target("hardware-condition", _condition, seeds.hardware_conditions, mutated_json, ".json"),
         Target("samples-npz", _samples, seeds.samples_npz, _npy_or_npz, ".npz"),
         Target("samples-csv", _samples, seeds.samples_csv, mutated_table, ".csv"),
         Target("torch-file", _state_dict, seeds.torch_files, mutated_torch, ".pt"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ovonic.adapters.sealed_json import write_sealed
 from ovonic.commands.validate import app
 from ovonic.models.errors import ConfigError
 from ovonic.tasks.datasets import load_characters
@@ -104,11 +105,17 @@ def test_a_study_is_taken_up_again_and_refuses_other_settings(tmp_path: Path) ->
     assert result["config"]["command"].startswith("ovonic robot evaluate --weights robot-q16 --hardware crossbar")
     result["error"] = 123.0
     kept.write_text(json.dumps(result))
+    edited = str(RUNNER.invoke(app, [*options, "--tasks", "3"]).exception)
+    assert "robot-q16-pcm" in edited
+    assert "damaged or edited" in edited
+    assert "remove it or choose another --out" in edited
+    del result["sha256"]
+    write_sealed(kept, result)
     again = RUNNER.invoke(app, [*options, "--tasks", "3"])
     assert "error 123" in again.output
     other = RUNNER.invoke(app, [*options, "--tasks", "4"])
     assert "asked for" in str(other.exception)
-    kept.write_text("{")
+    write_sealed(kept, result | {"schema": "another/1"})
     assert "no result of a condition" in str(RUNNER.invoke(app, [*options, "--tasks", "3"]).exception)
     everything = json.loads((tmp_path / "all.json").read_text())
     assert [v["held"] for v in everything["verdicts"]] == [False, True]

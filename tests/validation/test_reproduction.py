@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from ovonic.__main__ import main
+from ovonic.adapters.sealed_json import read_sealed, write_sealed
 from ovonic.models.errors import WeightsError
 from ovonic.validation import reproduction, reproduction_store
 from ovonic.validation.report import At, Claim, Section
@@ -160,7 +161,7 @@ class TestResuming:
         assert run(tmp_path, "--quiet", "--fresh") == 0
         assert sorted(seen) == ["fewshot", "fewshot", "robot", "robot"]
 
-    @pytest.mark.parametrize("change", ["seed", "full", "identity", "versions", "source", "torn", "schema"])
+    @pytest.mark.parametrize("change", ["seed", "full", "identity", "versions", "source", "torn", "edited", "schema"])
     def test_another_identity_or_a_damaged_file_is_computed_anew(
         self, change: str, tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -180,8 +181,10 @@ class TestResuming:
                 monkeypatch.setattr(reproduction, "source_hash", lambda: "0")
             case "torn":
                 file.write_bytes(file.read_bytes()[:-20])
+            case "edited":
+                file.write_text(file.read_text().replace("0.5", "0.6"))
             case "schema":
-                file.write_text(file.read_text().replace("reproduce-part/1", "reproduce-part/0"))
+                write_sealed(file, read_sealed(file) | {"schema": "ovonic/reproduce-part/0"})
         assert run(tmp_path, *arguments) == 0
         assert seen == ["robot", "robot"]
         assert run(tmp_path, *arguments) == 0

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovonic.adapters.sealed_json import write_sealed
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.validation.sweep import SCHEMA, Point, leaves, parse_axis, points, read_record, table, to_csv
 
@@ -99,6 +100,16 @@ def test_what_is_no_record_counts_as_missing(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     assert read_record(file) is None
     assert read_record(tmp_path / "absent") is None
+
+
+def test_a_record_of_another_schema_or_an_edited_one_counts_as_missing(tmp_path: Path) -> None:
+    file, record = tmp_path / "point.json", {"schema": SCHEMA, "result": {"loss": 0.5}}
+    write_sealed(file, record)
+    assert read_record(file) == record
+    file.write_text(file.read_text().replace("0.5", "0.4"))
+    assert read_record(file) is None
+    write_sealed(file, {**record, "schema": "another/1"})
+    assert read_record(file) is None
 
 
 RESULT = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ovonic.adapters.sealed_json import read_sealed
 from ovonic.commands.common import versions
 from ovonic.models.errors import ConfigError, ToolchainError
 from ovonic.validation.sweep import Point, points
@@ -131,7 +131,7 @@ def test_workers_of_their_own_give_the_same_results(tmp_path: Path) -> None:
     assert records[1]["error"] == "--read-phases 3: choose 1, 2 or 4"
     assert records[0]["result"]["schema"] == "ovonic/crossbar-cost/1"
     assert records[0]["result"]["config"]["updates"] == 1
-    assert json.loads((tmp_path / "points/read-phases=1,updates=1.json").read_text()) == records[0]
+    assert read_sealed(tmp_path / "points/read-phases=1,updates=1.json") == records[0]
 
 
 @pytest.mark.parametrize(

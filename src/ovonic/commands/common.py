@@ -112,24 +112,31 @@ def write_json(
 ) -> None:
     """Write the result of a command as one JSON object, in one piece; nothing without a ``path``.
 
-    The object is ``{"schema": "ovonic/<command>/1", "versions": .., "config": .., **result}``. NumPy and torch numbers
-    and arrays, dataclasses and paths become JSON's own; a number that is not finite becomes null.
-
-    Args:
-        path: the file, or ``-`` for standard output.
-        command: for example ``"fewshot-evaluate"``.
-        used: versions of what was used, by default ``versions()``.
+    Args: path: the file, or ``-`` for standard output; all else: see ``json_result``.
     """
     if path is None:
         return
-    head = {"schema": f"ovonic/{command}/1", "versions": used or versions(), "config": config}
-    text = json.dumps(plain(head | dict(result)), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(json_result(command, result, config, used), indent=2, ensure_ascii=False) + "\n"
     if str(path) == "-":
         sys.stdout.write(text)
         return
     from ovonic.adapters.files import write_atomically
 
     write_atomically(path, text)
+
+
+def json_result(
+    command: str, result: Mapping[str, Any], config: Mapping[str, Any], used: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The result of a command as JSON has it.
+
+    Args: command: for example ``"fewshot-evaluate"``; used: versions of what was used, by default ``versions()``.
+    Returns: ``{"schema": "ovonic/<command>/1", "versions": .., "config": .., **result}``. NumPy and torch numbers and
+        arrays, dataclasses and paths become JSON's own; a number that is not finite becomes null.
+    """
+    head = {"schema": f"ovonic/{command}/1", "versions": used or versions(), "config": config}
+    found: dict[str, Any] = plain(head | dict(result))
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
+from ovonic.commands.common import (
+    JsonFile,
+    Quiet,
+    Seed,
+    command_line,
+    json_result,
+    plain,
+    progress,
+    versions,
+    write_json,
+)
 from ovonic.commands.fewshot_options import Data
 from ovonic.models.errors import ConfigError, DataError
 
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["hardware"]
 
+CONDITION = "validate-hardware-condition"
 IMPLEMENTATIONS = {"aihwkit": "aihwkit tiles", "crossbar": "crossbar"}
 
 
@@ -45,6 +55,7 @@ def hardware(
     parity judges both implementations, crossbar and aihwkit's tiles, and whether they agree. Exit status 1 if a margin
     was not kept.
     """
+    from ovonic.adapters.sealed_json import write_sealed
     from ovonic.tasks.datasets import load_characters
     from ovonic.validation import hardware as studies
     from ovonic.validation import parity
@@ -60,7 +71,7 @@ def hardware(
         source = characters.source if characters is not None and condition.experiment == "fewshot" else None
         head = {"condition": condition.settings(), "size": size, "seed": seed, "data": source}
         path = out / f"{condition.name}.json"
-        report = _kept(path, head)
+        report = kept_result(path, head)
         if report is None:
             label = f"{condition.name} ({number} of {len(conditions)})"
             with progress(label, studies.steps(condition, size), quiet) as advance:
@@ -70,9 +81,8 @@ def hardware(
             else:
                 del report["errors"]
             head["command"] = condition.command(size, seed, data or ["glyphs"])
-            write_json(path, "validate-hardware-condition", report, head, versions("scipy", "aihwkit"))
-            report = _kept(path, {k: v for k, v in head.items() if k != "command"})
-            assert report is not None
+            report = json_result(CONDITION, report, head, versions("scipy", "aihwkit"))
+            write_sealed(path, report)
         found[condition] = report
         if study == "headline":
             judged += studies.verdicts(condition, size, report)
@@ -133,26 +143,26 @@ def _draw(study: str, found: Mapping[Condition, Mapping[str, Any]], folder: Path
     typer.echo(str(save(drawn[study](found), folder / f"hardware_{study}.png", command=command_line())))
 
 
-def _kept(path: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
+def kept_result(path: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result of an earlier run of the very same condition.
 
     Raises: DataError: a file that is no such result, or one of other settings.
     """
-    from ovonic.commands.common import plain
+    from ovonic.adapters.sealed_json import read_sealed
 
     if not path.exists():
         return None
+    cure = "remove it or choose another --out"
     try:
-        found = json_module.loads(path.read_text())
-        config = dict(found["config"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: no result of a condition ({error!r}): remove it or choose another --out") from error
+        found = read_sealed(path)
+    except DataError as error:
+        raise DataError(f"{error}: {cure}") from error
+    if found.get("schema") != f"ovonic/{CONDITION}/1":
+        raise DataError(f"{path}: no result of a condition: {cure}")
     for name, value in head.items():
-        if config.get(name) != plain(value):
-            raise DataError(
-                f"{path}: {name} {config.get(name)} there, {plain(value)} asked for: remove it or choose another --out"
-            )
-    return dict(found)
+        if found["config"].get(name) != plain(value):
+            raise DataError(f"{path}: {name} {found['config'].get(name)} there, {plain(value)} asked for: {cure}")
+    return found
 
 
 def _print(name: str, report: Mapping[str, Any]) -> None:
