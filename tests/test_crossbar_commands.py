@@ -149,7 +149,7 @@ def test_a_users_own_modules_and_networks(run: Run, tmp_path: Path, capsys: pyte
         "net = torch.nn.Sequential(torch.nn.Linear(300, 20), torch.nn.ReLU(), torch.nn.Linear(20, 3))\n"
         "number = 3\n"
     )
-    assert run("program my.py:net -o my.h5 --noise-model none --split equal") == 0
+    assert run("program my.py:net -o my.h5 --noise-model none --device-split equal") == 0
     said = capsys.readouterr().out
     assert "torch module Sequential on 2 arrays" in said
     assert "0.weight" in said
@@ -182,7 +182,7 @@ def test_a_users_own_modules_and_networks(run: Run, tmp_path: Path, capsys: pyte
         ("program robot-q16 -o a.h5 --noise-model pmc", "--noise-model: device model 'pmc': did you mean 'pcm'"),
         ("program robot-q16 -o a.h5 --noise-model no.json", "no.json"),
         ("program robot-q16 -o a.h5 --noise-model text.json", "text.json: no JSON"),
-        ("program robot-q16 -o a.h5 --split half", "split 'half'"),
+        ("program robot-q16 -o a.h5 --device-split half", "split 'half'"),
         ("program robot-q16 -o a.h5 --tolerance 1", "means nothing without --verify N"),
         ("program robot-q16 -o a.h5 --verify 3 --tolerance -1", "tolerance_us -1.0: must be positive"),
         ("program robot-q16 -o a.h5 --read-phases 3", "read_phases 3"),

@@ -80,8 +80,8 @@ def test_the_twin_is_what_the_software_command_reports(weights: dict[str, Path])
 
 def test_the_options_reach_the_chip(weights: dict[str, Path]) -> None:
     options = (
-        "--noise-model hermes --adapt-on software --split equal --scale layer --reads 2 --verify 3 --noise-scale 2 "
-        "--compensation global --adc-range 5 --zero-targets noisy"
+        "--noise-model hermes --adapt-on software --device-split equal --scale layer --reads 2 --verify 3 "
+        "--noise-scale 2 --compensation global --adc-range 5 --zero-targets noisy"
     )
     chip = result_of(f"{EVALUATE} {options}", weights)["config"]["chip"]
     assert (chip["model"]["name"], chip["model"]["prog_scale"], chip["model"]["read_scale"]) == ("hermes", 2, 2)
@@ -112,7 +112,7 @@ def test_without_adaptation_nothing_is_programmed(weights: dict[str, Path]) -> N
         ("--hardware chip", "--hardware chip"),
         ("--noise-model pmc", "pcm"),
         ("--adapt-on cloud", "adapt_on 'cloud'"),
-        ("--split half", "split 'half'"),
+        ("--device-split half", "split 'half'"),
         ("--scale row", "scale 'row'"),
         ("--compensation row", "compensation 'row'"),
         ("--adc-range 0", "adc_range 0"),

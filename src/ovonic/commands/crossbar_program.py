@@ -24,7 +24,7 @@ def program(
     layout: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Where the weights lie (default: as 'map' places them).")
     ] = None,
-    split: Annotated[
+    device_split: Annotated[
         str, typer.Option(metavar="fill|equal|set_and_tune", help="How a weight fills the two devices of a polarity.")
     ] = "fill",
     verify: Annotated[
@@ -55,7 +55,7 @@ def program(
     from ovonic.validation.crossbar_inspection import inspect_image
 
     check_free(out, force, ".h5", ".hdf5")
-    split_named(split)
+    split_named(device_split)
     if tolerance is not None and verify is None:
         raise ConfigError(f"--tolerance {tolerance}: means nothing without --verify N")
     checked = None if verify is None else Verify(verify, 0.5 if tolerance is None else tolerance)
@@ -78,9 +78,9 @@ def program(
         verify=checked,
         faults=None if faults == Faults() else faults,
     )
-    PlacedChip.program(placed, found.weights, chip, split)
+    PlacedChip.program(placed, found.weights, chip, device_split)
     history = provenance(source, kind=found.kind, noise_model=noise_model)
-    image = image_of(chip, placed, split=split, software=found.software(), provenance=history)
+    image = image_of(chip, placed, split=device_split, software=found.software(), provenance=history)
     save_image(out, image)
     inspection = inspect_image(image)
     result: dict[str, Any] = {"out": out, "source": found.kind, "arrays": len(placed.arrays), **inspection.as_dict()}
@@ -97,6 +97,6 @@ def program(
             typer.echo(f"{array.name}: {len(how.active)} iterations, {within}, error {errors}")
         typer.echo(f"{out}: written", err=True)
     config: dict[str, Any] = {"source": source, "part": part, "noise_model": noise_model, "layout": layout}
-    config |= {"split": split, "verify": checked, "faults": faults, "periphery": periphery, "seed": seed}
+    config |= {"split": device_split, "verify": checked, "faults": faults, "periphery": periphery, "seed": seed}
     config["command"] = command_line()
     write_json(json, "crossbar-program", result, config)

@@ -53,8 +53,7 @@ AdaptOn = Annotated[
     str, typer.Option(help="Whose trial teaches: device, software (then programmed), or none (no update).")
 ]
 DeviceSplit = Annotated[
-    str,
-    typer.Option("--split", help="How a weight fills the two devices of its polarity: fill, equal or set_and_tune."),
+    str, typer.Option(help="How a weight fills the two devices of its polarity: fill, equal or set_and_tune.")
 ]
 ZeroTargets = Annotated[
     str, typer.Option(help="A device whose target is 0: reset (0 uS), or noisy (drawn like any other, as in aihwkit).")
@@ -76,7 +75,7 @@ class ChipOptions:
     read_time: float = 0.0
     chips: int = 30
     adapt_on: str = "device"
-    split: str = "fill"
+    device_split: str = "fill"
     zero_targets: str = "reset"
     scale: str = "column"
     reads: int = 1
@@ -95,7 +94,7 @@ class ChipOptions:
         from ovonic.models.verify import Verify
         from ovonic.tasks.robot_crossbar import CrossbarSettings
 
-        split_named(self.split)
+        split_named(self.device_split)
         model = self._model()
         periphery = Periphery(
             adc_range=self.adc_range,
@@ -104,7 +103,7 @@ class ChipOptions:
         )
         verify = Verify(self.verify, TOLERANCE * model.g_max_us) if self.verify else None
         return CrossbarSettings(
-            model, periphery, self.split, self.scale, self.read_time, self.adapt_on, self.reads, verify
+            model, periphery, self.device_split, self.scale, self.read_time, self.adapt_on, self.reads, verify
         )
 
     def refuse_in_software(self) -> None:
