@@ -11,7 +11,7 @@ from scipy import stats
 
 from ovonic.models.errors import ConfigError
 
-__all__ = ["crossed_interval", "error_ratio", "interval", "loss_ratio", "paired_difference"]
+__all__ = ["crossed_interval", "error_ratio", "interval", "loss_ratio", "paired_difference", "spread_of_chips"]
 
 
 def _half_width(variance: float, degrees_of_freedom: float) -> float:
@@ -41,16 +41,44 @@ def crossed_interval(values: ArrayLike) -> dict[str, Any]:
     chips, tasks = v.shape
     if chips < 2 or tasks < 2:
         return interval(v.reshape(-1))
-    rows, columns, mean = v.mean(1), v.mean(0), v.mean()
-    ms_chip = tasks * np.sum((rows - mean) ** 2) / (chips - 1)
-    ms_task = chips * np.sum((columns - mean) ** 2) / (tasks - 1)
-    rest = v - rows[:, None] - columns[None] + mean
-    ms_rest = np.sum(rest**2) / ((chips - 1) * (tasks - 1))
+    ms_chip, ms_task, ms_rest = _mean_squares(v)
     total, df = ms_chip + ms_task - ms_rest, float((chips - 1) * (tasks - 1))
     if total > ms_rest:
         df = total**2 / (ms_chip**2 / (chips - 1) + ms_task**2 / (tasks - 1) + ms_rest**2 / df)
     half = _half_width(max(total, ms_rest) / (chips * tasks), max(df, min(chips, tasks) - 1))
-    return {"mean": float(mean), "ci95": half}
+    return {"mean": float(v.mean()), "ci95": half}
+
+
+def spread_of_chips(values: ArrayLike) -> dict[str, float]:
+    """How much chips differ by what they are, beyond the chance of each task on each: of a [chips, tasks] table.
+
+    The two-way layout of ``crossed_interval``: s_chip^2 = (MS_chip - MS_rest) / T, its interval that of MS_chip, with
+    MS_rest taken as known (it has T - 1 times as many degrees of freedom).
+
+    Returns: ``sd``, s_chip; ``low`` and ``high``, 95 %; ``p``: of so large a ratio of the two mean squares if chips did
+        not differ (F).
+    Raises: ConfigError: fewer than two chips or tasks.
+    """
+    v = np.asarray(values, dtype=np.float64)
+    if v.ndim != 2 or min(v.shape) < 2:
+        raise ConfigError(f"chips are compared by a [chips, tasks] table of two and more each, got shape {v.shape}")
+    (chips, tasks), (ms_chip, _, ms_rest) = v.shape, _mean_squares(v)
+    df = chips - 1
+    ends = df * ms_chip / stats.chi2.ppf((0.975, 0.025), df)
+    sd, low, high = (math.sqrt(max(ms - ms_rest, 0.0) / tasks) for ms in (ms_chip, *ends))
+    p = stats.f.sf(ms_chip / ms_rest, df, df * (tasks - 1)) if ms_rest else float(ms_chip == 0)
+    return {"sd": sd, "low": low, "high": high, "p": float(p)}
+
+
+def _mean_squares(v: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Of a [chips, tasks] table: between chips, between tasks, of the rest."""
+    (chips, tasks), rows, columns, mean = v.shape, v.mean(1), v.mean(0), v.mean()
+    rest = v - rows[:, None] - columns[None] + mean
+    return (
+        float(tasks * np.sum((rows - mean) ** 2) / (chips - 1)),
+        float(chips * np.sum((columns - mean) ** 2) / (tasks - 1)),
+        float(np.sum(rest**2) / ((chips - 1) * (tasks - 1))),
+    )
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike) -> dict[str, Any]:

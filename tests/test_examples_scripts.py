@@ -46,6 +46,16 @@ def test_every_script_has_a_test(name: str) -> None:
     assert f"python examples/{name}.py" in (ROOT / "examples" / f"{name}.py").read_text()
 
 
+def test_spread_of_chips(script: Run) -> None:
+    said = script("spread_of_chips", "--chips", "2", "--tasks", "4")
+    line = r"^  (aihwkit tiles|crossbar) +(wrong|margin) +mean ([\d.]+).* by ([\d.]+).* \[([\d.]+), ([\d.]+)\], p = "
+    rows = re.findall(line, said, re.MULTILINE)
+    assert [row[:2] for row in rows] == [(n, w) for n in ("aihwkit tiles", "crossbar") for w in ("wrong", "margin")]
+    assert all(float(low) <= float(sd) <= float(high) for *_, sd, low, high in rows)
+    tiles, crossbar = (float(row[2]) for row in rows[1::2])
+    assert tiles == pytest.approx(crossbar, rel=0.1)
+
+
 def test_add_a_toolchain(script: Run) -> None:
     """Registered, judged, and gone again; the page shows what it prints."""
     from ovonic.adapters.toolchains import plugins

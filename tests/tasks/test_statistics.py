@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from ovonic.models.errors import ConfigError
-from ovonic.tasks.statistics import crossed_interval, error_ratio, interval, paired_difference
+from ovonic.tasks.statistics import crossed_interval, error_ratio, interval, paired_difference, spread_of_chips
 
 SIMULATIONS = 2000
 values = st.lists(st.floats(0, 1, width=32), min_size=2, max_size=30)
@@ -116,6 +116,26 @@ def test_crossed_interval_of_chips_alone_or_tasks_alone() -> None:
         ours, plain = crossed_interval(table), interval(sample)
         assert ours["mean"] == pytest.approx(plain["mean"])
         assert 1 - 1e-9 <= ours["ci95"] / plain["ci95"] <= student.ppf(0.975, len(sample) - 1) / 1.959964 * 1.01
+
+
+@pytest.mark.parametrize("chip", [0.0, 0.003, 0.02])
+def test_spread_of_chips_covers_what_it_was_made_with(chip: float) -> None:
+    """n = 2,000: .93 .. .97 alarm falsely under 1e-4; without a chip effect, p is below .05 in .03 .. .07."""
+    rng = np.random.default_rng(3)
+    found = [spread_of_chips(_table(rng, 12, 60, (chip, 0.05, 0.02))) for _ in range(SIMULATIONS)]
+    assert 0.93 <= np.mean([f["low"] <= chip <= f["high"] for f in found]) <= (0.97 if chip else 1.0)
+    assert np.sqrt(np.mean([f["sd"] ** 2 for f in found])) == pytest.approx(chip, rel=0.1, abs=0.003)
+    if not chip:
+        assert 0.03 <= np.mean([f["p"] < 0.05 for f in found]) <= 0.07
+
+
+def test_spread_of_chips_that_differ_in_nothing_else_is_the_sample_s() -> None:
+    chips = np.array([0.8, 0.9, 0.95, 0.85])
+    found = spread_of_chips(np.repeat(chips[:, None], 6, 1) + np.linspace(0, 0.1, 6))
+    assert found["sd"] == pytest.approx(chips.std(ddof=1))
+    assert found["p"] < 1e-9
+    with pytest.raises(ConfigError, match=r"two and more each, got shape \(1, 6\)"):
+        spread_of_chips(np.ones((1, 6)))
 
 
 def test_one_chip_or_one_task_is_a_plain_sample() -> None:
