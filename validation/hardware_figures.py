@@ -1,4 +1,4 @@
-"""Figures of the studies of ``validation.hardware``: error over noise by where adaptation takes place; over updates."""
+"""Figures of the ``validation.hardware_studies``: error over noise by where adaptation takes place; over updates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ovonic.models.errors import ConfigError
 from ovonic.validation.figure_style import MUTED, SERIES, finish, styled
-from ovonic.validation.hardware import Condition
+from ovonic.validation.hardware_conditions import Condition
 
 __all__ = ["adaptation_figure", "updates_figure"]
 

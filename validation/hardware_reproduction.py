@@ -1,7 +1,7 @@
 """The hardware part of ``ovonic reproduce``: software beside our crossbar and aihwkit's tiles, with fixed margins.
 
-The conditions and their margins stand in ``validation.hardware`` (headline) and ``validation.parity``; the small run
-takes those of the pcm devices that end in minutes. A toolchain that is missing costs its own rows.
+The conditions and their margins stand in ``validation.hardware_studies``, ``hardware_margins`` and ``parity``; the
+small run takes those of the pcm devices that end in minutes. A toolchain that is missing costs its own rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from ovonic.adapters.weights import locate
 from ovonic.models.errors import ConfigError, ToolchainError
 from ovonic.tasks.datasets import GLYPHS, load_characters
 from ovonic.validation import parity
-from ovonic.validation.hardware import LEAST, MARGINS, MONTH_S, Condition, Size, measure, steps, study, verdicts
+from ovonic.validation.hardware import measure, steps
+from ovonic.validation.hardware_conditions import MONTH_S, Condition, Size
+from ovonic.validation.hardware_margins import LEAST, MARGINS, verdicts
+from ovonic.validation.hardware_studies import study
 from ovonic.validation.margin_figure import Judged, margin_figure
 from ovonic.validation.report_content import At, Cell, Claim, Picture, Section, Table, Unit
 from ovonic.validation.reproduction_part import Measured, OnSteps, Part

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovonic.validation.hardware import MARGINS
+from ovonic.validation.hardware_margins import MARGINS
 from ovonic.validation.paper_panels import ON_CHIPS, PAR, PAR_FEWSHOT
 from ovonic.validation.paper_places import (
     ARM,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ovonic.validation.hardware import MARGINS
+from ovonic.validation.hardware_margins import MARGINS
 from ovonic.validation.paper_claims import PAR_ARM
 from ovonic.validation.paper_panels import PAR
 from ovonic.validation.paper_places import ARM, ARM_HERMES, FEW, FEW_MONTH, arm, chip, cost, headline

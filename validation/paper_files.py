@@ -104,7 +104,7 @@ def _reproduced(found: Result) -> Iterator[tuple[str, Any]]:
 
 
 def _condition(found: Result) -> Iterator[tuple[str, Any]]:
-    from ovonic.validation.hardware import Condition
+    from ovonic.validation.hardware_conditions import Condition
 
     name = Condition(**found["config"]["condition"]).name
     yield f"hardware/conditions/{name}", {k: v for k, v in found.items() if k not in ("schema", "versions")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ovonic.validation.fewshot_reproduction import FEWSHOT_THRESHOLDS
-from ovonic.validation.hardware import MARGINS
+from ovonic.validation.hardware_margins import MARGINS
 from ovonic.validation.paper_places import (
     ARM,
     FEW,

@@ -30,7 +30,7 @@ FEW_MONTH = "fewshot-32bit-noise-blind-pcm-2592000s-5w5s"
 FEW_20 = "fewshot-32bit-noise-blind-pcm-0s-20w1s"
 ARM = "robot-q16-pcm-0s"
 ARM_HERMES = "robot-q16-hermes-0s"
-"""Conditions of ``validation.hardware`` by name."""
+"""Conditions of ``validation.hardware_studies`` by name."""
 
 
 def headline(condition: str, path: str, over: str = "", minus: str = "", size: str = "") -> Place:

@@ -37,7 +37,8 @@ from ovonic.tasks.characters import CharacterSet
 from ovonic.tasks.episodes import EpisodeSpec
 from ovonic.tasks.fewshot import task_accuracy
 from ovonic.tasks.statistics import interval
-from ovonic.validation.hardware import MONTH_S, Condition, Size, Verdict, experiment_of, preliminary
+from ovonic.validation.hardware_conditions import MONTH_S, Condition, Size, experiment_of
+from ovonic.validation.hardware_margins import Verdict, preliminary
 
 __all__ = [
     "PARITY_MARGINS",
@@ -57,7 +58,7 @@ PARITY_MARGINS = {
     "agreement": 1.10,
 }
 """Most that the upper 95 % bound of error on hardware over its software twin's may be, at the first read and a month
-later; the arm's as in ``hardware.MARGINS``; and the factor within which the two implementations must agree."""
+later; the arm's as in ``hardware_margins.MARGINS``; and the factor within which the two implementations must agree."""
 
 DEVICES = ("pcm", "hermes")
 IMPLEMENTATIONS = (("aihwkit", None), ("crossbar", "noisy"))

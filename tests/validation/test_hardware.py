@@ -14,7 +14,10 @@ from ovonic.adapters.sealed_json import write_sealed
 from ovonic.commands.validate import app
 from ovonic.models.errors import ConfigError
 from ovonic.tasks.datasets import load_characters
-from ovonic.validation.hardware import LEAST, MARGINS, MONTH_S, STUDIES, Condition, Size, measure, study, verdicts
+from ovonic.validation.hardware import measure
+from ovonic.validation.hardware_conditions import MONTH_S, Condition, Size
+from ovonic.validation.hardware_margins import LEAST, MARGINS, verdicts
+from ovonic.validation.hardware_studies import STUDIES, study
 
 RUNNER = CliRunner()
 FULL = Size(LEAST["chips"], LEAST["tasks"])

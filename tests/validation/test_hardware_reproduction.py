@@ -13,7 +13,9 @@ import pytest
 from ovonic.models.errors import ToolchainError
 from ovonic.tasks.statistics import loss_ratio
 from ovonic.validation import hardware_reproduction, parity
-from ovonic.validation.hardware import MARGINS, Condition, Size, measure
+from ovonic.validation.hardware import measure
+from ovonic.validation.hardware_conditions import Condition, Size
+from ovonic.validation.hardware_margins import MARGINS
 from ovonic.validation.hardware_reproduction import HardwareRuns, hardware_part, hardware_runs
 from ovonic.validation.report import write_report
 

@@ -224,7 +224,7 @@ def test_commands_parse_with_the_real_command_line(command: str) -> None:
 
 
 def test_conditions_named_in_rows_are_conditions_of_the_study_that_the_command_runs() -> None:
-    from ovonic.validation.hardware import study
+    from ovonic.validation.hardware_studies import study
 
     seen = 0
     for _, _, place in CHECKS:

@@ -24,7 +24,9 @@ from ovonic.models.errors import ConfigError
 from ovonic.models.pcm import device_model
 from ovonic.tasks.datasets import load_characters
 from ovonic.tasks.fewshot_chips import for_ways
-from ovonic.validation.hardware import MONTH_S, Condition, Size, measure, study
+from ovonic.validation.hardware import measure
+from ovonic.validation.hardware_conditions import MONTH_S, Condition, Size
+from ovonic.validation.hardware_studies import study
 from ovonic.validation.parity import (
     PARITY_MARGINS,
     agreement,

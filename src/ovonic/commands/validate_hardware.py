@@ -23,7 +23,7 @@ from ovonic.commands.fewshot_options import Data
 from ovonic.models.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from ovonic.validation.hardware import Condition
+    from ovonic.validation.hardware_conditions import Condition
 
 __all__ = ["hardware"]
 
@@ -57,16 +57,19 @@ def hardware(
     """
     from ovonic.adapters.sealed_json import write_sealed
     from ovonic.tasks.datasets import load_characters
-    from ovonic.validation import hardware as studies
     from ovonic.validation import parity
+    from ovonic.validation.hardware import measure, steps
+    from ovonic.validation.hardware_conditions import Size
+    from ovonic.validation.hardware_margins import MARGINS, Verdict, verdicts
+    from ovonic.validation.hardware_studies import study as conditions_of
 
-    size = studies.Size(chips, tasks)
-    conditions = [c for c in studies.study(study, weights or ()) if only is None or only in c.name]
+    size = Size(chips, tasks)
+    conditions = [c for c in conditions_of(study, weights or ()) if only is None or only in c.name]
     characters = None
     if any(c.experiment == "fewshot" for c in conditions):
         characters = load_characters(data or ["glyphs"], "all")
-    found: dict[studies.Condition, dict[str, Any]] = {}
-    judged: list[studies.Verdict] = []
+    found: dict[Condition, dict[str, Any]] = {}
+    judged: list[Verdict] = []
     for number, condition in enumerate(conditions, 1):
         source = characters.source if characters is not None and condition.experiment == "fewshot" else None
         head = {"condition": condition.settings(), "size": size, "seed": seed, "data": source}
@@ -74,8 +77,8 @@ def hardware(
         report = kept_result(path, head)
         if report is None:
             label = f"{condition.name} ({number} of {len(conditions)})"
-            with progress(label, studies.steps(condition, size), quiet) as advance:
-                report = studies.measure(condition, size, seed=seed, characters=characters, on_steps=advance)
+            with progress(label, steps(condition, size), quiet) as advance:
+                report = measure(condition, size, seed=seed, characters=characters, on_steps=advance)
             if study == "parity":
                 report["software_rows"] = parity.software_rows(condition, size, seed=seed, characters=characters)
             else:
@@ -85,7 +88,7 @@ def hardware(
             write_sealed(path, report)
         found[condition] = report
         if study == "headline":
-            judged += studies.verdicts(condition, size, report)
+            judged += verdicts(condition, size, report)
         elif study == "parity":
             judged += parity.parity_verdicts(condition, size, report)
         if str(json) != "-":
@@ -100,7 +103,7 @@ def hardware(
         "conditions": {condition.name: report for condition, report in found.items()},
         "verdicts": [{**vars(v), "held": v.held} for v in judged],
     }
-    margins = studies.MARGINS
+    margins = MARGINS
     if study == "parity":
         margins = parity.PARITY_MARGINS
         result |= {"table": parity.table(found), "agreement": parity.agreements(found, seed=seed)}
