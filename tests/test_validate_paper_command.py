@@ -70,6 +70,18 @@ def test_measurements_are_written_and_read_again(tmp_path: Path, capsys: pytest.
     assert "Fig. 2g" not in text
 
 
+def test_results_are_kept_and_give_the_same_page(tmp_path: Path) -> None:
+    study = _study(tmp_path / "study.json", 1.09)
+    first, second = tmp_path / "first.md", tmp_path / "second.md"
+    assert _run("--from", str(study), "--keep", str(tmp_path / "kept"), "--markdown", str(first)) == 0
+    assert _run("--from", str(tmp_path / "kept"), "--markdown", str(second)) == 0
+    name = f"{tmp_path.name}/study.json"
+    assert second.read_text() == first.read_text().replace("| study.json |", f"| {name} |")
+    file = tmp_path / "kept" / name
+    file.write_text(file.read_text().replace("1.09", "1.08"))
+    assert _run("--from", str(tmp_path / "kept")) == 2
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -8,32 +8,40 @@
     chips/SOURCE-DEVICES        ``ovonic crossbar inspect``
     measured/NAME               ``ovonic validate paper --measure NAME``
 
-Where two files hold the same place, the one of more chips times tasks stays, and the later one among equals.
+Where two files hold the same place, the one of more chips times tasks stays, and the later one among equals. A file
+with a checksum (``adapters.sealed_json``) is read only if that fits.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ovonic.adapters.sealed_json import SEAL, read_sealed
 from ovonic.models.errors import DataError
 
-__all__ = ["READ", "evaluation_name", "gather"]
+__all__ = ["READ", "by_name", "evaluation_name", "gather", "load", "result_files", "written"]
 
 Result = dict[str, Any]
+
+HEAD = ("schema", "versions", "written", SEAL)
+"""What a file says of itself."""
 
 
 def gather(sources: Iterable[str | Path]) -> Result:
     """Read files, or all ``.json`` files of folders, into one result; ``sources`` in it says what was read.
 
+    A folder without such a file stands for the folders in it.
+
     Raises: DataError: a file that cannot be read, or that none of the commands in ``READ`` wrote.
     """
     result: Result = {"sources": []}
-    for path in _files(sources):
-        found = _load(path)
+    for path, name in result_files(sources):
+        found = load(path)
         schema = str(found["schema"])
         config = found.get("config") if isinstance(found.get("config"), Mapping) else {}
         try:
@@ -43,25 +51,32 @@ def gather(sources: Iterable[str | Path]) -> Result:
             raise DataError(
                 f"{path}: says {schema}, but lacks what such a result holds ({error!r}): write it anew"
             ) from error
-        written = datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat()
         command = (config or {}).get("command") or found.get("command") or ""
         said = str(command).encode(errors="replace").decode()
-        result["sources"].append({"file": path.name, "schema": schema, "written": written, "command": said})
+        result["sources"].append({"file": name, "schema": schema, "written": written(found, path), "command": said})
     return result
 
 
-def _files(sources: Iterable[str | Path]) -> Iterator[Path]:
+def result_files(sources: Iterable[str | Path]) -> Iterator[tuple[Path, str]]:
+    """Every file of ``sources``, and its name with that of the folder that it was found in.
+
+    Raises: DataError: a folder without any.
+    """
     for source in map(Path, sources):
         if source.is_dir():
-            inside = sorted(source.glob("*.json"))
+            inside = sorted(source.glob("*.json")) or sorted(source.glob("*/*.json"))
             if not inside:
                 raise DataError(f"{source}: no .json file in this folder: give result files or their folder")
-            yield from inside
+            yield from ((path, f"{path.resolve().parent.name}/{path.name}") for path in inside)
         else:
-            yield source
+            yield source, source.name
 
 
-def _load(path: Path) -> Result:
+def load(path: Path) -> Result:
+    """A result as it was written.
+
+    Raises: DataError: no file, no JSON, of a schema that the table cannot use, or edited since it was sealed.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -73,7 +88,18 @@ def _load(path: Path) -> Result:
         known = ", ".join(sorted(schema.removeprefix("ovonic/").rsplit("/", 1)[0] for schema in READ))
         said = "names no schema" if schema is None else f"has the schema {schema!r}"
         raise DataError(f"{path}: {said}, which the paper's table cannot use; it takes the results of {known}")
-    return dict(found)
+    return read_sealed(path) if SEAL in found else dict(found)
+
+
+def written(found: Mapping[str, Any], path: Path) -> str:
+    """The day of a result: as it says itself, or of its file."""
+    said = found.get("written")
+    return said if isinstance(said, str) else datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat()
+
+
+def by_name(text: str) -> str:
+    """A text with the user's data files by name alone, without their folders."""
+    return re.sub(r"[^\s]*/([\w.-]+\.(?:zip|npz|pickle))\b", r"\1", text)
 
 
 def _put(result: Result, place: str, value: Any) -> None:
@@ -107,7 +133,7 @@ def _condition(found: Result) -> Iterator[tuple[str, Any]]:
     from ovonic.validation.hardware_conditions import Condition
 
     name = Condition(**found["config"]["condition"]).name
-    yield f"hardware/conditions/{name}", {k: v for k, v in found.items() if k not in ("schema", "versions")}
+    yield f"hardware/conditions/{name}", {k: v for k, v in found.items() if k not in HEAD}
 
 
 def _study(found: Result) -> Iterator[tuple[str, Any]]:

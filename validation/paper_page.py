@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ovonic.validation.paper import TITLES, PaperVerdict, asked, counts, found
+from ovonic.validation.paper_files import by_name
 from ovonic.validation.paper_row import KINDS
 
 __all__ = ["paper_page"]
@@ -21,6 +21,9 @@ our words, and what the simulation finds. Written by
 ```
 {command}
 ```
+
+from the results in docs/results: our commands' own JSON, which `--keep` cut down to what a table can read. The commands
+behind each stand at the end; a test writes this page anew and compares every line.
 
 **Thresholds stand in code** (`validation/paper_panels.py` and its neighbours), and a test changes numbers and sees
 verdicts turn. Those fixed before the runs are called so; the others were set when this table was made, with most runs
@@ -71,5 +74,4 @@ def _row(verdict: PaperVerdict, numbers: dict[str, int]) -> str:
 
 def _code(text: str) -> str:
     """A command as code, the user's data by name alone."""
-    named = re.sub(r"[^\s]*/([\w.-]+\.(?:zip|npz|pickle))\b", r"\1", text)
-    return f"`{named}`".replace("|", "\\|") if text else ""
+    return f"`{by_name(text)}`".replace("|", "\\|") if text else ""

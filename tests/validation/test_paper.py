@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,21 @@ import torch
 import typer
 
 from ovonic import __main__ as cli
+from ovonic.adapters.sealed_json import write_sealed
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.tasks.characters import CharacterSet
 from ovonic.tasks.datasets import load_characters
 from ovonic.validation import paper_measurements as measurements
 from ovonic.validation.paper import ROWS, TITLES, counts, paper_rows, paper_section
 from ovonic.validation.paper_files import READ, evaluation_name, gather
+from ovonic.validation.paper_kept import cut_down, keep
 from ovonic.validation.paper_page import paper_page
 from ovonic.validation.paper_row import KINDS, Check, PaperRow, Place, judge, shown
 from ovonic.validation.report import html_report
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
+RESULTS = PAGE.parent / "results"
+COMMAND = "ovonic validate paper --from docs/results --markdown docs/paper.md"
 CHECKS = [(row, check, place) for row in ROWS for check in row.checks for place in check.places]
 
 
@@ -409,18 +414,74 @@ def test_page_has_every_row_and_numbers_its_commands() -> None:
     assert sum(counts(verdicts).values()) == len(ROWS)
 
 
-def test_docs_page_is_what_the_code_writes_of_its_rows() -> None:
-    """Where and says of every row, in order, and thresholds as the code has them; the numbers are of full runs."""
-    page = PAGE.read_text()
-    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ") and line.count(" | ") == 3]
-    written = [(cells[0].removeprefix("| "), cells[1]) for cells in rows if cells[0] != "| where"]
-    ordered = [row for kind in KINDS for row in ROWS if row.kind == kind]
-    assert written == [(row.where, row.says) for row in ordered]
-    for row in ordered:
-        for check in row.checks:
-            asked = f"{'at most' if check.relation == '<=' else 'at least'} {shown(check.threshold, check.unit)}"
-            assert f"{check.name}: " in page, row.key
-            assert asked in page, row.key
+def _page(results: Path) -> str:
+    found = gather([results])
+    return paper_page(paper_rows(found), found["sources"], COMMAND)
+
+
+def test_docs_page_is_made_of_the_results_beside_it_line_by_line() -> None:
+    assert _page(RESULTS).splitlines() == PAGE.read_text().splitlines()
+
+
+def test_another_number_in_a_kept_result_changes_the_page_and_an_edited_one_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(RESULTS, tmp_path / "results")
+    file = tmp_path / "results" / "hardware-headline" / "robot-q16-pcm-0s.json"
+    content = json.loads(file.read_text())
+    content["ratio"] = {"ratio": 1.2, "low": 1.1, "high": 1.24}
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"robot-q16-pcm-0s\.json: damaged or edited"):
+        _page(tmp_path / "results")
+    del content["sha256"]
+    write_sealed(file, content)
+    changed = [
+        line
+        for line, before in zip(_page(tmp_path / "results").splitlines(), PAGE.read_text().splitlines(), strict=True)
+        if line != before
+    ]
+    (line,) = changed
+    assert "arm: loss over the best software's, devices pcm: **1.200 [1.100, 1.240]**" in line
+    assert "our margin, fixed before the runs: holds" in line
+
+
+def test_kept_results_are_small_sealed_dated_and_name_no_place_of_a_machine() -> None:
+    files = sorted(RESULTS.rglob("*.json"))
+    assert len(files) > 50
+    assert sum(file.stat().st_size for file in files) < 1.5e6
+    for file in files:
+        text = file.read_text()
+        assert not re.search(r"\.\./|(?<![\w.])/\w|\\\\|/\.", text), file
+        content = json.loads(text)
+        assert {"schema", "versions", "config", "written", "sha256"} <= set(content), file
+        assert content["config"]["command"].startswith("ovonic "), file
+
+
+def test_what_is_kept_reads_as_what_it_was_kept_from(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    for name, content in _files(tmp_path):
+        (tmp_path / "from" / f"{name}.json").write_text(json.dumps({"schema": f"ovonic/{name}/1"} | content))
+    kept = keep([tmp_path / "from"], tmp_path / "kept")
+    assert {path.parent for path in kept} == {tmp_path / "kept" / "from"}
+    before, after = gather([tmp_path / "from"]), gather([tmp_path / "kept"])
+    assert before["sources"] == after["sources"]
+    assert before["sources"][0]["file"] == "from/crossbar-cost.json"
+    assert {name: value for name, value in after.items() if name not in ("evaluations", "chips")} == {
+        name: value for name, value in before.items() if name not in ("evaluations", "chips")
+    }
+    assert set(after["evaluations"]) == set(before["evaluations"])
+
+
+def test_cut_down_leaves_out_lists_of_every_episode_and_the_folders_of_data() -> None:
+    command = "ovonic x -d ../some/where/a.zip --data /else/b.zip -w runs/c.safetensors"
+    assert cut_down(
+        {"chips": {"n": 2, "losses": [1, 2]}, "episodes": 3, "bptt": {"episodes": {"a": 1}}, "errors": [1]}
+        | {"config": {"command": command}, "layers": [{"errors": [1], "name": "a"}]}
+    ) == {
+        "chips": {"n": 2},
+        "episodes": 3,
+        "bptt": {"episodes": {"a": 1}},
+        "config": {"command": "ovonic x -d a.zip --data b.zip -w runs/c.safetensors"},
+        "layers": [{"name": "a"}],
+    }
 
 
 @pytest.mark.parametrize(

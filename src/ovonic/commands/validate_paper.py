@@ -32,6 +32,9 @@ def paper(
     data: Data = None,
     only: Annotated[str | None, typer.Option(metavar="TEXT", help="Rows whose key or place holds this.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table as a page.")] = None,
+    kept: Annotated[
+        Path | None, typer.Option("--keep", metavar="DIR", help="Copy what --from reads there, cut down and sealed.")
+    ] = None,
     seed: Seed = 0,
     json: JsonFile = None,
     quiet: Quiet = False,
@@ -64,6 +67,10 @@ def paper(
     }
     config = {"seed": seed, "only": only, "command": command_line()}
     write_json(json, "validate-paper", written, config, versions("scipy"))
+    if kept is not None:
+        from ovonic.validation.paper_kept import keep
+
+        keep(sources or [], kept)
     if markdown is not None:
         from ovonic.adapters.files import write_atomically
 
