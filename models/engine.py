@@ -7,8 +7,9 @@ in registers.
 The backward pass is written out, no graph of T steps is recorded: ``models.engine_kernels`` on the CPU (Numba),
 ``models.engine_triton`` on a GPU.
 
-    plain step  float64, CPU                   every spike equal
-                float32, and on a GPU          equal but where |v - A| <= ``spike_margin``: sums run in another order
+    plain step  float64, CPU                   every spike equal: where a membrane comes so near to its threshold that
+                                               the order of a sum might decide, the layer runs in the plain step
+                float32, and on a GPU          equal but where |v - A| <= ``engine_margin.spike_margin``
     gradients                                  equal to rounding, for every choice of ``Paths``
 
 Layers that it does not treat run in the plain step, so that any network may be given: it treats subtraction resets
@@ -32,13 +33,14 @@ from torch import Tensor
 from ovonic.models import engine_kernels as kernels
 from ovonic.models import simulation
 from ovonic.models.dynamics import Comparison, Dynamics, NoReset, SubtractAdapted, SubtractThreshold, When
+from ovonic.models.engine_margin import spike_margin
 from ovonic.models.filtering import filter_product
 from ovonic.models.layers import Readout
 from ovonic.models.lif import ALL_PATHS, LIFState, Paths, constants, product, unroll
 from ovonic.models.surrogates import PUBLISHED_SLOPE, Surrogate, Triangular
 from ovonic.models.trace import LayerTrace, Trace
 
-__all__ = ["fast_filter", "fast_product", "fast_unroll", "run_fast", "spike_margin", "treats"]
+__all__ = ["fast_filter", "fast_product", "fast_unroll", "run_fast", "treats"]
 
 FEW = 0.15
 """Share of non-zero entries below which sums of rows replace a dense product."""
@@ -71,21 +73,6 @@ def treats(dynamics: Dynamics, weight: Tensor | simulation.Product | None, curre
     )
 
 
-def spike_margin(membrane: Tensor, arrivals: int) -> Tensor:
-    """How near to the threshold a spike of this engine may differ from the plain step's, [B, 1, N].
-
-    Both compute v[t] = decay v[t-1] + I[t] - reset with the same operations but for the order in which the recurrent
-    sum of I runs, so that they differ by its rounding and by what later steps keep of it. The margin is eps
-    sqrt(arrivals) times the neuron's largest |v|: the usual growth of rounding in a sum, not its worst case (Higham
-    2002, Accuracy and Stability of Numerical Algorithms, 4.2).
-
-    Args:
-        membrane: v, [B, T, N]. arrivals: neurons that feed one.
-    """
-    largest = membrane.detach().abs().amax(1, keepdim=True)
-    return torch.finfo(membrane.dtype).eps * arrivals**0.5 * largest
-
-
 def fast_unroll(
     currents: Tensor,
     dynamics: Dynamics,
@@ -100,7 +87,10 @@ def fast_unroll(
         return unroll(currents, dynamics, recurrent, delay, state, surrogate, paths)
     weight = recurrent if isinstance(recurrent, Tensor) else currents.new_empty(0)
     z, v, r, b = _Layer.apply(currents, weight, _Spec(dynamics, delay, surrogate, paths))
-    return LayerTrace(z, v, r if r.numel() else None, b if dynamics.adaptation else None), None
+    trace = LayerTrace(z, v, r if r.numel() else None, b if dynamics.adaptation else None)
+    if weight.numel() and _exact(currents) and _may_differ(trace, currents, dynamics, weight, delay):
+        return unroll(currents, dynamics, recurrent, delay, state, surrogate, paths)
+    return trace, None
 
 
 def fast_product(x: Tensor, weight: Tensor) -> Tensor:
@@ -123,7 +113,25 @@ def _integrate(currents: Tensor, readout: Readout) -> Tensor:
     return simulation.integrate(currents, readout)
 
 
-FAST = simulation.Operations(fast_unroll, fast_product, _integrate)
+def _feed(x: Tensor, weight: Tensor) -> Tensor:
+    return product(x, weight) if _exact(x) else fast_product(x, weight)
+
+
+FAST = simulation.Operations(fast_unroll, _feed, _integrate)
+
+
+def _exact(x: Tensor) -> bool:
+    """Whether every spike is promised to be the plain step's."""
+    return x.dtype == torch.float64 and x.device.type == "cpu"
+
+
+@torch.no_grad()
+def _may_differ(trace: LayerTrace, currents: Tensor, dynamics: Dynamics, weight: Tensor, delay: int) -> bool:
+    """Whether any spike hangs on the order of a sum."""
+    d: Any = constants(dynamics, currents.dtype, currents.device)
+    margin = spike_margin(trace, currents, dynamics, weight, delay)
+    near = (trace.membrane - d.adapted(trace.adaptation)).abs() <= margin
+    return bool((near if trace.refractory is None else near & (trace.refractory == 0)).any())
 
 
 class _Spec:

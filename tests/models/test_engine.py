@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ovonic.models import engine
+from ovonic.models import engine, engine_kernels
 from ovonic.models.dynamics import (
     Adaptation,
     Comparison,
@@ -26,7 +26,7 @@ from ovonic.models.dynamics import (
     When,
 )
 from ovonic.models.eligibility import presynaptic_trace
-from ovonic.models.engine import fast_filter, fast_product, fast_unroll, run_fast, spike_margin, treats
+from ovonic.models.engine import fast_filter, fast_product, fast_unroll, run_fast, treats
 from ovonic.models.layers import Readout
 from ovonic.models.lif import Paths, product, unroll
 from ovonic.models.natural_eprop import NaturalEProp
@@ -79,7 +79,7 @@ def test_every_spike_of_the_plain_step(dynamics: Dynamics, recurrence: str, seed
     assert len(_parts(fast)) == len(_parts(plain))
     for ours, theirs in zip(_parts(fast), _parts(plain), strict=True):
         assert ours.dtype == theirs.dtype
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12 if weight is not None else 0.0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -91,27 +91,6 @@ def test_bit_for_bit_where_no_sum_rounds(seed: int) -> None:
     dynamics = Dynamics(0.5, 1.0, reset=SubtractAdapted(), adaptation=Adaptation(0.5, 0.5), refractory=Refractory(1))
     fast, plain = (f(x, dynamics, w)[0] for f in (fast_unroll, unroll))
     assert all(torch.equal(a, b) for a, b in zip(_parts(fast), _parts(plain), strict=True))
-
-
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_float32_spikes_differ_only_within_the_margin(seed: int) -> None:
-    """At the first step where a sample's spikes differ; later steps have other inputs."""
-    dynamics, n = Dynamics(0.95, 1.0, refractory=Refractory(4)), 60
-    rng = np.random.default_rng(seed)
-    x = torch.tensor(rng.normal(0.05, 0.5, (B, 200, n))).float()
-    w = torch.tensor(rng.normal(size=(n, n)) * 0.5).float()
-    fast, plain = (f(x, dynamics, w)[0] for f in (fast_unroll, unroll))
-    margin = spike_margin(plain.membrane, n)
-    assert margin.max() < 1e-4
-    for s in range(B):
-        differs = (fast.spikes[s] != plain.spikes[s]).any(1)
-        alike = int(differs.int().argmax()) if differs.any() else len(differs)
-        distance = (fast.membrane - plain.membrane)[s, :alike].abs()
-        assert (distance <= margin[s]).all()
-        if differs.any():
-            where = fast.spikes[s, alike] != plain.spikes[s, alike]
-            assert ((plain.membrane[s, alike] - dynamics.threshold).abs() <= margin[s, 0])[where].all()
 
 
 @pytest.mark.parametrize("surrogate", [Triangular(0.3), ArcTan()], ids=["triangular", "arctan"])
@@ -232,6 +211,17 @@ def test_products_from_outside_integers_and_half_precision_are_not_treated() -> 
     assert not treats(DYNAMICS["lif"], None, x.unsqueeze(-1))
     trace, _ = fast_unroll(x, DYNAMICS["lif"], lambda z: z @ w)
     assert torch.equal(trace.spikes, fast_unroll(x, DYNAMICS["lif"], w)[0].spikes)
+
+
+def test_the_gradient_of_a_matrix_in_many_parts() -> None:
+    """More entries of dE/dI than stay in the cache (``engine_kernels.CACHE``)."""
+    rng = np.random.default_rng(0)
+    x = torch.tensor(rng.random((4, 75, 20)) < 0.05).double()
+    w = torch.tensor(rng.normal(size=(20, 800))).requires_grad_()
+    g = torch.tensor(rng.normal(size=(4, 75, 800)))
+    assert g.numel() > engine_kernels.CACHE
+    (ours,), (theirs,) = (torch.autograd.grad(f(x, w), w, g) for f in (fast_product, product))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("few", [0.0, 1.0])
