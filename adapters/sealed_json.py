@@ -45,4 +45,4 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
 
 def _checksum(content: Mapping[str, Any]) -> str:
     plain = json.loads(json.dumps(content))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import ovonic
 from ovonic.adapters.sealed_json import read_sealed, write_sealed
-from ovonic.models.errors import DataError
+from ovonic.models.errors import OvonicError
 from ovonic.validation.report_content import Section
 from ovonic.validation.reproduction_part import Measured
 
@@ -78,7 +78,7 @@ def kept(folder: Path, name: str, identity: Mapping[str, Any]) -> Finished | Non
         section = Section.from_json(data["section"])
         measured = Measured(dict(data["figures"]), dict(data["config"]), section, tuple(data["files"]))
         return Finished(measured, dict(data["timing"]))
-    except (OSError, DataError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OvonicError):
         return None
 
 

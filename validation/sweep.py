@@ -20,6 +20,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from ovonic.adapters.json_shape import fits
 from ovonic.adapters.sealed_json import read_sealed
 from ovonic.models.errors import ConfigError, DataError, nearest
 
@@ -35,6 +36,7 @@ APART = ("schema", "versions", "config")
 """Parts of a result that say how it was made and not what came out."""
 
 SCHEMA = "ovonic/sweep-point/1"
+RECORD = {"identity": dict, "status": int, "error": (str, None), "result": (dict, None)}
 
 
 def parse_axis(text: str) -> tuple[str, tuple[str, ...]]:
@@ -133,9 +135,10 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """What an earlier run recorded of a point; None where nothing is, or not what it wrote."""
     try:
         record = read_sealed(path)
-    except DataError:
+        whole = record.get("schema") == SCHEMA and fits(record, RECORD) and dict(leaves(record["result"])) is not None
+    except (DataError, RecursionError):
         return None
-    return record if record.get("schema") == SCHEMA else None
+    return record if whole else None
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

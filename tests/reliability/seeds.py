@@ -452,6 +452,9 @@ def hardware_conditions(folder: Path) -> Seeds:
     """The result of a condition."""
     ratio = {"ratio": 1.06, "low": 1.03, "high": 1.09}
     report = {"schema": "ovonic/validate-hardware-condition/1", "config": CONDITION, "error": 0.5, "ratio": ratio}
+    report |= {"own_ratio": ratio, "devices_reprogrammed": 3.5, "software": {"loss": {"mean": 0.4}}}
+    report |= {"hardware": {"chips": {"n": 2, "worst": 0.6}}}
+    report |= {"errors": {"software": [0.1, 0.2, 0.3], "hardware": [[0.1, 0.2, 0.3], [0.2, 0.2, 0.2]]}}
     return (_bytes(lambda path: write_sealed(path, report), folder),)
 
 

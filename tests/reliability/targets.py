@@ -22,7 +22,7 @@ from ovonic.models.errors import OvonicError
 from . import seeds
 from .mutate_bytes import Mutate, damaged
 from .mutate_hdf5 import mutated_hdf5
-from .mutate_json import mutated_json, mutated_toml
+from .mutate_json import mutated_json, mutated_sealed, mutated_toml
 from .mutate_pickle import mutated_pickle
 from .mutate_safetensors import mutated_safetensors
 from .mutate_table import mutated_table
@@ -315,13 +315,24 @@ def _sweep_record(path: Path) -> None:
 
     record = read_record(path)
     if record is not None:
-        to_csv(*table({"chips": ("2",)}, [(Point({"chips": "2"}, ()), record)]))
+        to_csv(*table({"chips": ("2",)}, [(Point({"chips": "2"}, ()), record)])).encode()
 
 
 def _condition(path: Path) -> None:
-    from ovonic.commands.validate_hardware import kept_result
+    """Every file that is taken up is judged, tabled and printed."""
+    from ovonic.validation import parity
+    from ovonic.validation.hardware_conditions import Condition, Size
+    from ovonic.validation.hardware_margins import verdicts
+    from ovonic.validation.hardware_store import kept
 
-    kept_result(path, seeds.CONDITION)
+    condition = Condition("robot", "robot-q16")
+    report = kept(path, seeds.CONDITION, with_errors=True)
+    assert report is not None
+    found = {condition: report}
+    verdicts(condition, Size(2, 3), report)
+    parity.parity_verdicts(condition, Size(2, 3), report)
+    parity.table(found)
+    f"{report['devices_reprogrammed']:.0f} {report['hardware']['chips']['worst']:.5g} {report['ratio']['low'] or 0:.3f}"
 
 
 @cache
@@ -365,9 +376,9 @@ TARGETS = {
         Target("device-model", _device_model, seeds.device_models, mutated_json, ".json"),
         Target("inputs", _inputs, seeds.inputs, _npy_or_npz),
         Target("results-json", _results, seeds.results, mutated_json, ".json"),
-        Target("reproduction-part", _part, seeds.parts, mutated_json, ".json"),
-        Target("sweep-record", _sweep_record, seeds.sweep_records, mutated_json, ".json"),
-        Target("hardware-condition", _condition, seeds.hardware_conditions, mutated_json, ".json"),
+        Target("reproduction-part", _part, seeds.parts, mutated_sealed, ".json"),
+        Target("sweep-record", _sweep_record, seeds.sweep_records, mutated_sealed, ".json"),
+        Target("hardware-condition", _condition, seeds.hardware_conditions, mutated_sealed, ".json"),
         Target("samples-npz", _samples, seeds.samples_npz, _npy_or_npz, ".npz"),
         Target("samples-csv", _samples, seeds.samples_csv, mutated_table, ".csv"),
         Target("torch-file", _state_dict, seeds.torch_files, mutated_torch, ".pt"),

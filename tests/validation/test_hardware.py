@@ -118,7 +118,8 @@ def test_a_study_is_taken_up_again_and_refuses_other_settings(tmp_path: Path) ->
     assert "error 123" in again.output
     other = RUNNER.invoke(app, [*options, "--tasks", "4"])
     assert "asked for" in str(other.exception)
-    write_sealed(kept, result | {"schema": "another/1"})
-    assert "no result of a condition" in str(RUNNER.invoke(app, [*options, "--tasks", "3"]).exception)
+    for other in ({"schema": "another/1"}, {"ratio": {"ratio": "1"}}, {"config": {}}, {"hardware": {}}):
+        write_sealed(kept, result | other)
+        assert "no result of a condition" in str(RUNNER.invoke(app, [*options, "--tasks", "3"]).exception)
     everything = json.loads((tmp_path / "all.json").read_text())
     assert [v["held"] for v in everything["verdicts"]] == [False, True]

@@ -103,13 +103,15 @@ def test_what_is_no_record_counts_as_missing(tmp_path: Path, text: str) -> None:
 
 
 def test_a_record_of_another_schema_or_an_edited_one_counts_as_missing(tmp_path: Path) -> None:
-    file, record = tmp_path / "point.json", {"schema": SCHEMA, "result": {"loss": 0.5}}
+    file = tmp_path / "point.json"
+    record = {"schema": SCHEMA, "identity": {}, "status": 0, "error": None, "result": {"loss": 0.5}}
     write_sealed(file, record)
     assert read_record(file) == record
     file.write_text(file.read_text().replace("0.5", "0.4"))
     assert read_record(file) is None
-    write_sealed(file, {**record, "schema": "another/1"})
-    assert read_record(file) is None
+    for other in ({"schema": "another/1"}, {"status": "0"}, {"error": 1}, {"result": [1]}, {"identity": None}):
+        write_sealed(file, record | other)
+        assert read_record(file) is None
 
 
 RESULT = {

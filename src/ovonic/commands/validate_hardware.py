@@ -20,14 +20,13 @@ from ovonic.commands.common import (
     write_json,
 )
 from ovonic.commands.fewshot_options import Data
-from ovonic.models.errors import ConfigError, DataError
+from ovonic.models.errors import ConfigError
 
 if TYPE_CHECKING:
     from ovonic.validation.hardware_conditions import Condition
 
 __all__ = ["hardware"]
 
-CONDITION = "validate-hardware-condition"
 IMPLEMENTATIONS = {"aihwkit": "aihwkit tiles", "crossbar": "crossbar"}
 
 
@@ -61,6 +60,7 @@ def hardware(
     from ovonic.validation.hardware import measure, steps
     from ovonic.validation.hardware_conditions import Size
     from ovonic.validation.hardware_margins import MARGINS, Verdict, verdicts
+    from ovonic.validation.hardware_store import KIND, kept
     from ovonic.validation.hardware_studies import study as conditions_of
 
     size = Size(chips, tasks)
@@ -72,9 +72,9 @@ def hardware(
     judged: list[Verdict] = []
     for number, condition in enumerate(conditions, 1):
         source = characters.source if characters is not None and condition.experiment == "fewshot" else None
-        head = {"condition": condition.settings(), "size": size, "seed": seed, "data": source}
+        head = plain({"condition": condition.settings(), "size": size, "seed": seed, "data": source})
         path = out / f"{condition.name}.json"
-        report = kept_result(path, head)
+        report = kept(path, head, with_errors=study == "parity")
         if report is None:
             label = f"{condition.name} ({number} of {len(conditions)})"
             with progress(label, steps(condition, size), quiet) as advance:
@@ -84,7 +84,7 @@ def hardware(
             else:
                 del report["errors"]
             head["command"] = condition.command(size, seed, data or ["glyphs"])
-            report = json_result(CONDITION, report, head, versions("scipy", "aihwkit"))
+            report = json_result(KIND, report, head, versions("scipy", "aihwkit"))
             write_sealed(path, report)
         found[condition] = report
         if study == "headline":
@@ -144,28 +144,6 @@ def _draw(study: str, found: Mapping[Condition, Mapping[str, Any]], folder: Path
     if study not in drawn:
         raise ConfigError(f"--figures: the study {study} is a table; drawn are {', '.join(drawn)}")
     typer.echo(str(save(drawn[study](found), folder / f"hardware_{study}.png", command=command_line())))
-
-
-def kept_result(path: Path, head: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of an earlier run of the very same condition.
-
-    Raises: DataError: a file that is no such result, or one of other settings.
-    """
-    from ovonic.adapters.sealed_json import read_sealed
-
-    if not path.exists():
-        return None
-    cure = "remove it or choose another --out"
-    try:
-        found = read_sealed(path)
-    except DataError as error:
-        raise DataError(f"{error}: {cure}") from error
-    if found.get("schema") != f"ovonic/{CONDITION}/1":
-        raise DataError(f"{path}: no result of a condition: {cure}")
-    for name, value in head.items():
-        if found["config"].get(name) != plain(value):
-            raise DataError(f"{path}: {name} {found['config'].get(name)} there, {plain(value)} asked for: {cure}")
-    return found
 
 
 def _print(name: str, report: Mapping[str, Any]) -> None:
