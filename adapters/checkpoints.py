@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ovonic.adapters.files import write_atomically
+from ovonic.adapters.weights import KINDS, Weights, locate, read_weights
 from ovonic.models.errors import ConfigError, WeightsError
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["checkpoint_weights", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
 
@@ -52,6 +53,26 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Te
             "give the same options, or another folder"
         )
     return tensors, progress
+
+
+def checkpoint_weights(source: str | Path, kind: str) -> Weights | None:
+    """The network's weights in the checkpoint of any run: those of its last step, not their running average.
+
+    Args: source: a shipped name or a path; kind: of the network, see ``adapters.weights``.
+    Returns: the weights; None: no checkpoint.
+    Raises: WeightsError: no such file; a checkpoint of another experiment, damaged, or weights that are not finite.
+    """
+    path = locate(source)
+    try:
+        with safe_open(path, framework="np") as file:
+            training = json.loads((file.metadata() or {})["ovonic"])["config"]["training"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    parts = [name for name in KINDS[kind] if name != "training"]
+    if not isinstance(training, dict) or not all(isinstance(training.get(name), dict) for name in parts):
+        raise WeightsError(f"{path}: a checkpoint of another experiment where one of {kind!r} is needed")
+    description = {"format": FORMAT, "kind": kind, **{name: training[name] for name in parts}, "training": {}}
+    return read_weights(path, description, "net.")
 
 
 def _differences(saved: Any, wanted: Any, where: str = "") -> str:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FEWSHOT",
+    "KINDS",
     "PUBLISHED",
     "ROBOT",
     "Weights",
@@ -45,6 +46,7 @@ __all__ = [
     "load_weights",
     "locate",
     "origin",
+    "read_weights",
     "readout_w_max",
     "resolve_fewshot",
     "save_fewshot",
@@ -122,12 +124,21 @@ def load_weights(source: str | Path, kind: str | None = None) -> Weights:
     description = describe(path)
     if kind not in (None, description["kind"]):
         raise WeightsError(f"{source}: weights of the kind {description['kind']!r} where {kind!r} is needed")
+    return read_weights(path, description)
+
+
+def read_weights(path: Path, description: Mapping[str, Any], prefix: str = "") -> Weights:
+    """Read the tensors that a description asks for, of a file where their names begin with ``prefix``.
+
+    Raises: WeightsError: as ``load_weights``.
+    """
     try:
         with safe_open(path, framework="np") as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (no mapping)
+            parts = {name.removeprefix(prefix): file.get_slice(name) for name in names}
             layout = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
             _check_layout(path, layout, description)
-            tensors = {name: np.array(file.get_tensor(name)) for name in layout}
+            tensors = {name: np.array(file.get_tensor(prefix + name)) for name in layout}
     except SafetensorError as error:
         raise _damaged(path, error) from error
     _check_finite(path, tensors)

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 from ovonic.adapters.published import is_published
 from ovonic.adapters.published_robot import robot_from_published
-from ovonic.adapters.weights import PUBLISHED, ROBOT, from_fields, load_weights, locate, origin, save_weights
+from ovonic.adapters.weights import PUBLISHED, ROBOT, Weights, from_fields, load_weights, locate, origin, save_weights
 from ovonic.models.natural_eprop import InnerLoop
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Pair, lsg_network, trainee_network
 
-__all__ = ["RobotWeights", "load_robot", "robot_shapes", "save_robot"]
+__all__ = ["RobotWeights", "load_robot", "robot_from", "robot_shapes", "save_robot"]
 
 
 class RobotWeights(NamedTuple):
@@ -71,7 +71,15 @@ def load_robot(source: str | Path) -> RobotWeights:
     if is_published(path):
         pair = robot_from_published(path)
         return RobotWeights(NaturalEPropConfig(), pair, InnerLoop(), None, provenance | PUBLISHED)
-    weights = load_weights(source, ROBOT)
+    return robot_from(load_weights(source, ROBOT), provenance)
+
+
+def robot_from(weights: Weights, provenance: Mapping[str, Any]) -> RobotWeights:
+    """The two networks of a weight file, or of a checkpoint (``adapters.checkpoints.checkpoint_weights``).
+
+    Raises: WeightsError: a field of its description is unknown, missing, or not of its type.
+    """
+    path = weights.path
     config = from_fields(path, weights.config, NaturalEPropConfig)
     w = weights.tensors
     pair = Pair(
@@ -79,7 +87,7 @@ def load_robot(source: str | Path) -> RobotWeights:
         trainee_network(w["trainee.in/weight"], w["trainee.trainee/recurrence"], w["trainee.out/weight"], config),
     )
     inner = from_fields(path, weights.more["inner"], InnerLoop, "inner loop")
-    return RobotWeights(config, pair, inner, weights.more["code"], weights.training | provenance)
+    return RobotWeights(config, pair, inner, weights.more["code"], weights.training | dict(provenance))
 
 
 def robot_shapes(path: str | Path, description: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

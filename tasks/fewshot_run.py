@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from ovonic.adapters.checkpoints import save_checkpoint
+from ovonic.adapters.checkpoints import checkpoint_weights, save_checkpoint
 from ovonic.adapters.files import write_atomically
-from ovonic.adapters.weights import resolve_fewshot, save_fewshot
+from ovonic.adapters.weights import FEWSHOT, fewshot_from, origin, resolve_fewshot, save_fewshot
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.models.fewshot_cnn import FewshotCNN
 from ovonic.tasks.characters import CharacterSet
@@ -80,7 +80,8 @@ def training_run(
     """Train in the folder ``out``: a checkpoint, ``metrics.json``, and at the end ``weights.safetensors``.
 
     Args:
-        init: weights to start from in place of random ones. provenance: command and versions, kept in the weights.
+        init: weights to start from in place of random ones, or a run's checkpoint, its last step.
+        provenance: command and versions, kept in the weights.
         resume: continue from the folder's checkpoint if there is one; it must be of the same run.
         on_start: told the state before the first step; on_step, stop, save_every: as ``meta_train``.
         processes: those that share each batch; the first alone reads and writes in ``out``.
@@ -101,9 +102,9 @@ def training_run(
     if processes.count > 1:
         identity["processes"] = processes.count
     if init is not None:
-        start, origin = resolve_fewshot(init)
+        start, whence = _starting_network(init)
         _take_over(net, start, init)
-        identity["init"] = origin["sha256"]
+        identity["init"] = whence["sha256"]
     real, glyphs, held_out = training_data(data)
     identity["characters"] = {name: len(s) for name, s in (("real", real), ("glyphs", glyphs)) if s is not None}
     state = TrainingState(config, net)
@@ -112,7 +113,8 @@ def training_run(
         metrics = {"config": identity, "history": state.history, "validation": state.validation, **provenance}
         write_atomically(out / METRICS, json.dumps(metrics))
 
-    if saved := first_checkpoint(processes, checkpoint, identity):
+    saved = first_checkpoint(processes, checkpoint, identity)
+    if saved:
         continue_from(state, checkpoint, saved)
         if processes.first:
             write_metrics()  # a kill between the two files leaves those of an earlier step
@@ -136,6 +138,7 @@ def training_run(
         save=save,
         save_every=save_every,
         stop=stop,
+        last_saved=checkpoint if saved else None,
         processes=processes,
     )
     if not processes.first:
@@ -182,6 +185,14 @@ def _readout_scale(net: FewshotCNN, config: TrainingConfig, characters: Characte
     learner = software_learner(net, precision=config.precision, seed=config.seed)
     outcomes = run_tasks(learner, characters, spec, 200, seed=config.seed)
     return max(float(outcome.weights.abs().max()) for _, outcome in outcomes)
+
+
+def _starting_network(source: str) -> tuple[FewshotCNN, dict[str, Any]]:
+    """The network that ``source`` names, as ``resolve_fewshot`` finds it, or that of the last step of a checkpoint."""
+    weights = checkpoint_weights(source, FEWSHOT)
+    if weights is None:
+        return resolve_fewshot(source)
+    return fewshot_from(weights), dict(origin(source, weights.path))
 
 
 def _take_over(net: FewshotCNN, start: FewshotCNN, source: str) -> None:

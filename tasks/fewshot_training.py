@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +138,7 @@ def meta_train(
     save: Callable[[TrainingState], Path | None] | None = None,
     save_every: int = 50,
     stop: Callable[[], bool] | None = None,
+    last_saved: Path | None = None,
     processes: Processes = ALONE,
 ) -> FewshotCNN:
     """Run the outer loop from ``state.step`` to ``config.steps``.
@@ -145,14 +147,18 @@ def meta_train(
         state: where to begin; changed in place.
         characters: real characters to learn from, or None. glyphs: synthetic ones, or None.
         held_out: characters of other alphabets to validate on; None: no validation.
-        on_step: called after each step with the state, the loss and the accuracy of the step's query sets.
-        save: writes a checkpoint and returns its path; called every ``save_every`` steps, at the end, and on a stop.
+        on_step: called after each step, where a checkpoint is due once it is written, with the state, the loss and the
+            accuracy of the step's query sets.
+        save: writes a checkpoint and returns its path; called for the state after every ``save_every`` steps and at a
+            stop once the next step has shown it sound (its loss and gradient are finite), before its weights change;
+            and at the end.
         stop: asked after each step; true ends the run there, its checkpoint saved.
+        last_saved: the checkpoint that ``state`` comes from.
         processes: those that share each batch of tasks; the first alone validates.
     Returns: the averaged network.
     Raises:
         ConfigError: nothing to learn from, or tasks that cannot be shared.
-        DivergenceError: the loss is not finite. KeyboardInterrupt: ``stop``.
+        DivergenceError: the loss or its gradient is not finite. KeyboardInterrupt: ``stop``.
     """
     config = state.config
     if characters is None and glyphs is None:
@@ -161,7 +167,9 @@ def meta_train(
         raise ConfigError(
             "norm 'meta-batch' couples all tasks of a batch: several processes take norm support or transductive"
         )
-    last_saved: Path | None = None
+    good: Path | None = None
+    awaited: tuple[float, float] | None = None
+    stopping = False
     while state.step < config.steps:
         for group in state.optimizer.param_groups:
             group["lr"] = config.rate(state.step)
@@ -171,11 +179,21 @@ def meta_train(
         loss, accuracy = _outer_gradient(config, state.net, batch, processes.source(generator))
         processes.average_gradients(state.net.parameters())
         loss, accuracy = processes.average({"loss": loss, "accuracy": accuracy}).values()
-        if not math.isfinite(loss):
+        gradient = float(torch.nn.utils.get_total_norm(p.grad for p in state.net.parameters() if p.grad is not None))
+        if not math.isfinite(loss) or not math.isfinite(gradient):
             raise DivergenceError(
-                f"meta-training diverged at step {state.step}: the loss is {loss}. Last good checkpoint: "
-                f"{last_saved or 'none written by this run'}. Lower lr ({config.lr}) or the inner rate"
+                f"meta-training diverged at step {state.step}: loss {loss:.6g}, gradient {gradient:.6g}. "
+                f"{_advice(config, good)}"
             )
+        good = good or last_saved
+        if awaited is not None:
+            good = save(state) if save else good
+            if on_step:
+                on_step(state, *awaited)
+            awaited = None
+        if stopping:
+            processes.wait()
+            raise KeyboardInterrupt
         state.optimizer.step()
         state.step += 1
         decay = min(config.average, state.step / (state.step + 9))
@@ -190,14 +208,25 @@ def meta_train(
         ):
             state.validation.append(_validate(config, state, held_out))
         stopping = processes.any(stop is not None and stop())
-        if save and (state.step % save_every == 0 or state.step == config.steps or stopping):
-            last_saved = save(state)
-        if on_step:
+        last = state.step == config.steps
+        if save and last:
+            save(state)
+        if save and not last and (stopping or state.step % save_every == 0):
+            awaited = loss, accuracy
+        elif on_step:
             on_step(state, loss, accuracy)
-        if stopping and state.step < config.steps:
-            processes.wait()
-            raise KeyboardInterrupt
     return state.average
+
+
+def _advice(config: TrainingConfig, good: Path | None) -> str:
+    """What to do about a divergence, as a command; ``good``: the last checkpoint that was shown sound."""
+    rate = min(config.lr / 10, TrainingConfig.lr)
+    start = f" --init {shlex.quote(str(good))}" if good else ""
+    go_on = "Go on from its weights" if good else "Start anew"
+    return (
+        f"Last good checkpoint: {good or 'none'}. {go_on} with a lower rate than {config.lr:g}, beside the run's other "
+        f"options or a lower --inner-lr: ovonic fewshot train NEWDIR{start} --lr {rate:g}"
+    )
 
 
 def _mix(*numbers: int) -> int:

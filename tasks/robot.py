@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ovonic.adapters.weights import from_fields
-from ovonic.adapters.weights_robot import load_robot
+from ovonic.adapters.checkpoints import checkpoint_weights
+from ovonic.adapters.weights import ROBOT, from_fields, origin
+from ovonic.adapters.weights_robot import RobotWeights, load_robot, robot_from
 from ovonic.models.engine import run_fast
 from ovonic.models.errors import ConfigError, WeightsError
 from ovonic.models.natural_eprop import Engine, InnerLoop, NaturalEProp
@@ -31,6 +32,7 @@ __all__ = [
     "movement_family",
     "resolve_robot",
     "spec_for",
+    "starting_robot",
 ]
 
 ENGINE: Engine = run_fast
@@ -64,7 +66,21 @@ def resolve_robot(source: str | Path) -> Robot:
 
     Raises: WeightsError: nothing of that name, damaged, or not a robot's weights.
     """
-    weights = load_robot(source)
+    return _robot(source, load_robot(source))
+
+
+def starting_robot(source: str | Path) -> Robot:
+    """What a training starts from: a robot as ``resolve_robot`` finds it, or the last step of a run's checkpoint.
+
+    Raises: WeightsError: as ``resolve_robot``; a checkpoint of another experiment.
+    """
+    weights = checkpoint_weights(source, ROBOT)
+    if weights is None:
+        return resolve_robot(source)
+    return _robot(source, robot_from(weights, origin(source, weights.path)))
+
+
+def _robot(source: str | Path, weights: RobotWeights) -> Robot:
     code = weights.code
     known = PUBLISHED_CODE if code is None else from_fields(source, code, CoordinateCode, "coordinate code")
     try:

@@ -16,7 +16,7 @@ from ovonic.adapters.weights_robot import save_robot
 from ovonic.models.errors import ConfigError, DataError
 from ovonic.tasks.data_parallel import ALONE, Processes, first_checkpoint
 from ovonic.tasks.restoring import continue_from
-from ovonic.tasks.robot import Robot, resolve_robot
+from ovonic.tasks.robot import Robot, starting_robot
 from ovonic.tasks.robot_training import RobotTrainingConfig, RobotTrainingState, robot_train
 
 __all__ = ["read_metrics", "save", "training_run"]
@@ -40,7 +40,8 @@ def training_run(
     """Train in the folder ``out``: a checkpoint, ``metrics.json``, and at the end ``weights.safetensors``.
 
     Args:
-        init: weights to start from in place of random ones. provenance: command and versions, kept in the weights.
+        init: weights to start from in place of random ones, or a run's checkpoint (``starting_robot``).
+        provenance: command and versions, kept in the weights.
         resume: continue from the folder's checkpoint if there is one; it must be of the same run.
         on_start: told the state before the first step; on_step, stop, save_every: as ``robot_train``.
         processes: those that share each batch; the first alone reads and writes in ``out``.
@@ -60,7 +61,7 @@ def training_run(
         identity["processes"] = processes.count
     start = None
     if init is not None:
-        start = resolve_robot(init)
+        start = starting_robot(init)
         identity["init"] = start.provenance["sha256"]
     state = RobotTrainingState(config, start)
 

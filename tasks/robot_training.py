@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,11 +214,13 @@ def robot_train(
 
     Args:
         state: where to begin; changed in place.
-        on_step: called after each step with the state and the step's numbers: ``loss`` (all of it), ``task`` (without
+        on_step: called after each step, where a checkpoint is due once it is written, with the state and the step's
+            numbers: ``loss`` (all of it), ``task`` (without
             rates), ``mse_omega``, ``mse_xyz``, ``rates`` (the rates' share of the loss), ``trainee_hz``, ``lsg_hz``,
             ``gradient`` (norm before clipping).
-        save: writes a checkpoint and returns its path; called every ``save_every`` steps and on a stop, unless the loss
-            is as high as that of a run that diverges, and at the end.
+        save: writes a checkpoint and returns its path; called for the state after every ``save_every`` steps and at a
+            stop once the next step has shown it sound (its loss and gradient are finite, and the loss is not as high as
+            that of a run that diverges), before its weights change; and at the end.
         stop: asked after each step; true ends the run there.
         last_saved: the checkpoint that ``state`` comes from.
         processes: those that share each batch of movements; the first alone validates. On a GPU others draw the
@@ -227,13 +230,12 @@ def robot_train(
         an arm at rest for ``PATIENCE`` steps. KeyboardInterrupt: ``stop``.
     """
     config = state.config
+    good: Path | None = None
+    awaited: dict[str, float] | None = None
+    stopping = False
 
     def diverged(what: str) -> DivergenceError:
-        return DivergenceError(
-            f"meta-training diverged at step {state.step}: {what}. Last good checkpoint: "
-            f"{last_saved or 'none'}. Lower lr ({config.lr:g}), clip the gradient ({config.clip}), "
-            f"or lower the inner rate ({config.inner.rate:g})"
-        )
+        return DivergenceError(f"meta-training diverged at step {state.step}: {what}. {_advice(config, good)}")
 
     for batch in _batches(config, state.step, processes):
         for group in state.optimizer.param_groups:
@@ -241,7 +243,18 @@ def robot_train(
         shown, at_rest = _outer_gradient(state, batch, processes)
         if not all(map(math.isfinite, shown.values())):
             raise diverged(", ".join(f"{name} {value:.6g}" for name, value in shown.items()))
-        state.worse = state.worse + 1 if shown["task"] > WORSE * at_rest else 0
+        high = shown["task"] > WORSE * at_rest
+        good = good or last_saved
+        if awaited is not None:
+            if save and not high:
+                good = save(state)
+            if on_step:
+                on_step(state, awaited)
+            awaited = None
+        if stopping:
+            processes.wait()
+            raise KeyboardInterrupt
+        state.worse = state.worse + 1 if high else 0
         if state.worse >= PATIENCE:
             raise diverged(
                 f"for {PATIENCE} steps the loss has been over {WORSE:g} times that of no movement, "
@@ -257,14 +270,26 @@ def robot_train(
                 raise diverged("the averaged networks' loss is not finite")
         stopping = processes.any(stop is not None and stop())
         last = state.step == config.steps
-        if save and (last or (not state.worse and (stopping or state.step % save_every == 0))):
-            last_saved = save(state)
-        if on_step:
+        if save and last:
+            save(state)
+        if save and not last and (stopping or state.step % save_every == 0):
+            awaited = shown
+        elif on_step:
             on_step(state, shown)
-        if stopping and not last:
-            processes.wait()
-            raise KeyboardInterrupt
     return state.robot()
+
+
+def _advice(config: RobotTrainingConfig, good: Path | None) -> str:
+    """What to do about a divergence, as a command; ``good``: the last checkpoint that was shown sound."""
+    rate = min(config.lr / 10, RobotTrainingConfig.lr)
+    start = f" --init {shlex.quote(str(good))}" if good else ""
+    go_on = "Go on from its weights" if good else "Start anew"
+    clip = f", a lower --clip than {config.clip:g}" if config.clip else ", --clip"
+    return (
+        f"Last good checkpoint: {good or 'none'}. {go_on} with a lower rate than {config.lr:g}, beside the run's other "
+        f"options{clip} or a lower --inner-rate than {config.inner.rate:g}: "
+        f"ovonic robot train NEWDIR{start} --lr {rate:g}"
+    )
 
 
 def _batches(config: RobotTrainingConfig, step: int, processes: Processes) -> Iterator[TrajectoryBatch]:

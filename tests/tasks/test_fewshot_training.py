@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ovonic.models.errors import ConfigError, DivergenceError, WeightsError
 from ovonic.models.fewshot_cnn import CNNConfig, FewshotCNN
-from ovonic.models.maml import Precision
+from ovonic.models.maml import Precision, meta_gradient
+from ovonic.tasks import fewshot_training
 from ovonic.tasks.characters import CharacterSet
 from ovonic.tasks.episodes import EpisodeSpec
 from ovonic.tasks.fewshot import task_accuracy
@@ -112,13 +116,52 @@ def test_another_run_is_not_resumed(tmp_path: Path) -> None:
 
 
 def test_divergence_names_step_and_checkpoint(glyphs: CharacterSet, tmp_path: Path) -> None:
+    """Step 3 is told of once the next gradient with its weights was finite: what spoils them then is seen at step 4."""
+
     def poison(state: TrainingState, loss: float, accuracy: float) -> None:
         if state.step == 3:
             state.net.conv_weights()[1].data[0] = float("nan")
 
     state = TrainingState(SMALL, FewshotCNN(SMALL.network))
-    with pytest.raises(DivergenceError, match=r"step 3.*kept here"):
+    with pytest.raises(DivergenceError, match=r"step 4.*kept here"):
         meta_train(state, None, glyphs, None, on_step=poison, save=lambda _: tmp_path / "kept here", save_every=1)
+
+
+def test_a_gradient_that_is_not_finite_is_divergence(glyphs: CharacterSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def steep(net: FewshotCNN, *tensors: torch.Tensor, **options: Any) -> tuple[float, float]:
+        found = meta_gradient(net, *tensors, **options)
+        gradient = net.conv_weights()[0].grad
+        assert gradient is not None
+        gradient.mul_(float("inf"))
+        return found
+
+    monkeypatch.setattr(fewshot_training, "meta_gradient", steep)
+    state = TrainingState(SMALL, FewshotCNN(SMALL.network))
+    with pytest.raises(DivergenceError, match=r"step 0: loss [\d.]+, gradient (inf|nan).*checkpoint: none"):
+        meta_train(state, None, glyphs, None)
+
+
+def test_the_checkpoint_that_is_named_trains_on_as_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that one step makes absurd are never written; those before it are, and the command goes on from them."""
+    data, out = DataConfig(glyph_alphabets=1), tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingConfig, "rate", lambda self, step: 1e38 if step == 4 else self.lr)
+        with pytest.raises(DivergenceError, match="diverged at step 5: ") as failed:
+            training_run(SMALL, data, out, provenance=PROVENANCE, save_every=1)
+    advised = shlex.split(str(failed.value)[str(failed.value).index("ovonic fewshot train") :])
+    assert advised[2:] == ["train", "NEWDIR", "--init", f"{out}/checkpoint.safetensors", "--lr", "0.0001"]
+    saved = load_file(advised[5])
+    began: list[int] = []
+
+    def note(state: TrainingState) -> None:
+        for name, w in state.net.named_parameters():
+            began.append(int(torch.equal(w, saved[f"net.{name}"])))
+
+    config = replace(SMALL, lr=float(advised[7]), steps=3)
+    _, state = training_run(config, data, tmp_path / "next", init=advised[5], provenance=PROVENANCE, on_start=note)
+    assert began == [1] * 6
+    assert all(np.isfinite(entry["loss"]) for entry in state.history)
+    assert len(state.history) == 3
 
 
 def test_nothing_to_learn_from() -> None:

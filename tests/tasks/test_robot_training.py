@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,16 +15,21 @@ import numpy as np
 import pytest
 import torch
 import typer
+from safetensors import safe_open
 from typer.testing import CliRunner
 
+from ovonic.adapters.checkpoints import save_checkpoint
 from ovonic.commands.common import parse_step
 from ovonic.commands.robot_train import train
 from ovonic.models.errors import ConfigError, DivergenceError, OvonicError, WeightsError
+from ovonic.models.fewshot_cnn import CNNConfig, FewshotCNN
 from ovonic.models.natural_eprop import InnerLoop, NaturalEProp
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig
 from ovonic.models.outer_loss import Objective
 from ovonic.tasks import robot_training
-from ovonic.tasks.robot import Robot, kinematics, movement_errors, resolve_robot
+from ovonic.tasks.episodes import EpisodeSpec
+from ovonic.tasks.fewshot_training import TrainingConfig, TrainingState
+from ovonic.tasks.robot import Robot, kinematics, movement_errors, resolve_robot, starting_robot
 from ovonic.tasks.robot_run import read_metrics, training_run
 from ovonic.tasks.robot_training import RobotTrainingConfig, RobotTrainingState, robot_train
 from ovonic.tasks.trajectories import PUBLISHED_CODE, CoordinateCode, TrajectorySpec, sample_trajectories
@@ -237,12 +243,14 @@ def test_starts_from_weights_of_its_own_sizes_alone(tmp_path: Path) -> None:
 
 
 def test_divergence_to_nan_names_step_and_checkpoint(tmp_path: Path) -> None:
+    """Step 3 is told of once the next gradient with its weights was finite: what spoils them then is seen at step 4."""
+
     def poison(state: RobotTrainingState, shown: dict[str, float]) -> None:
         if state.step == 3:
             state.net.lsg.weights()["in.weight"].data[0] = float("nan")
             state.net.trainee.weights()["out.weight"].data[0] = float("nan")
 
-    with pytest.raises(DivergenceError, match=r"at step 3: .*nan.*kept here"):
+    with pytest.raises(DivergenceError, match=r"at step 4: .*nan.*kept here"):
         robot_train(RobotTrainingState(TINY), on_step=poison, save=lambda _: tmp_path / "kept here", save_every=1)
 
 
@@ -264,7 +272,10 @@ def test_an_average_that_is_not_finite_is_divergence() -> None:
 def test_divergence_to_large_losses_keeps_the_last_sound_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read-out blown up after step 4: five steps later the run ends, and resumes from step 4, where all was well."""
+    """A read-out blown up once step 4 is kept: five steps later the run ends, and resumes from step 4, which is sound.
+
+    A checkpoint that diverges at once, as one from elsewhere may, is not called good.
+    """
     monkeypatch.setattr(robot_training, "PATIENCE", 5)
 
     def blow_up(state: RobotTrainingState, shown: dict[str, float]) -> None:
@@ -272,13 +283,13 @@ def test_divergence_to_large_losses_keeps_the_last_sound_checkpoint(
             state.net.trainee.weights()["out.weight"].data.mul_(1e3)
 
     out = tmp_path / "run"
-    with pytest.raises(DivergenceError, match=r"at step 8: for 5 steps .* over 10 times .*run/checkpoint"):
+    with pytest.raises(DivergenceError, match=r"at step 9: for 5 steps .* over 10 times .*run/checkpoint"):
         training_run(TINY, out, provenance=PROVENANCE, on_step=blow_up, save_every=1)
     shutil.copytree(out, tmp_path / "copy")
     began = []
     training_run(TINY, out, provenance=PROVENANCE, resume=True, on_start=lambda state: began.append(state.step))
     assert began == [4]
-    with pytest.raises(DivergenceError, match="copy/checkpoint"):
+    with pytest.raises(DivergenceError, match=r"at step 4: .*Last good checkpoint: none"):
         training_run(
             TINY,
             tmp_path / "copy",
@@ -286,6 +297,86 @@ def test_divergence_to_large_losses_keeps_the_last_sound_checkpoint(
             resume=True,
             on_start=lambda state: state.net.trainee.weights()["out.weight"].data.fill_(float("nan")),
         )
+
+
+def _numbers_of(out: Path) -> tuple[int, dict[str, Any], dict[str, torch.Tensor]]:
+    """A checkpoint's step, its run, its tensors."""
+    with safe_open(out / "checkpoint.safetensors", framework="pt") as file:
+        said = json.loads(file.metadata()["ovonic"])
+        return said["progress"]["step"], said["config"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("save_every", [1, 2, 3])
+def test_the_checkpoint_that_is_named_trains_on_as_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    """A rate that becomes absurd after step 4: the weights of step 5 are never written, those of the last sound
+    boundary are, and the very command of the message goes on from them with finite losses."""
+    out, sound = tmp_path / "a run", 4 - 4 % save_every
+    steady = RobotTrainingConfig.rate
+    with monkeypatch.context() as patch:
+        patch.setattr(RobotTrainingConfig, "rate", lambda self, step: 1e30 if step == 4 else steady(self, step))
+        failed = _command(
+            str(out), "--steps", "8", "--save-every", str(save_every), "--lr", "0.02", "--quantise", "none"
+        )
+    assert isinstance(failed.exception, DivergenceError)
+    said = str(failed.exception)
+    assert said.startswith("meta-training diverged at step 5: ")
+    step, _, tensors = _numbers_of(out)
+    assert step == sound
+    advised = shlex.split(said[said.index("ovonic robot train") :])
+    assert advised == f"ovonic|robot|train|NEWDIR|--init|{out}/checkpoint.safetensors|--lr|0.0015".split("|")
+    went_on = _command(str(tmp_path / "next"), *advised[4:], "--steps", "3", "--log-every", "1", "--quantise", "none")
+    assert went_on.exit_code == 0, went_on.output
+    history = read_metrics(tmp_path / "next")["history"]
+    assert [h["step"] for h in history] == [1, 2, 3]
+    assert all(np.isfinite(h["loss"]) and h["loss"] < 10 for h in history)
+    began = starting_robot(out / "checkpoint.safetensors").module().state_dict()
+    assert all(torch.equal(w, tensors[f"net.{name}"]) for name, w in began.items())
+    assert any(not torch.equal(w, tensors[f"average.{name}"]) for name, w in began.items())
+
+
+def test_a_run_that_blows_up_at_once_names_no_checkpoint(tmp_path: Path) -> None:
+    failed = _command(str(tmp_path / "run"), "--steps", "5", "--lr", "1e30", "--save-every", "1")
+    assert isinstance(failed.exception, DivergenceError)
+    assert "Last good checkpoint: none. Start anew" in str(failed.exception)
+    assert str(failed.exception).endswith("ovonic robot train NEWDIR --lr 0.0015")
+    assert not (tmp_path / "run/checkpoint.safetensors").exists()
+
+
+def test_a_stop_keeps_its_step_only_where_it_is_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RobotTrainingConfig, "rate", lambda self, step: 1e30 if step == 4 else self.lr)
+    with pytest.raises(DivergenceError, match=r"at step 5: .*run/checkpoint"):
+        training_run(TINY, tmp_path / "run", provenance=PROVENANCE, stop=_stop_after(5), save_every=2)
+    assert _numbers_of(tmp_path / "run")[0] == 4
+
+
+def test_a_step_is_told_of_once_its_checkpoint_is_there(tmp_path: Path) -> None:
+    """So that no more steps than before are lost of those that were reported."""
+    kept: list[tuple[int, int]] = []
+
+    def note(state: RobotTrainingState, shown: dict[str, float]) -> None:
+        kept.append((state.step, _numbers_of(tmp_path)[0] if state.step > 2 else 0))
+
+    training_run(TINY, tmp_path, provenance=PROVENANCE, on_step=note, save_every=3)
+    assert kept == [(s, s - s % 3) for s in range(1, 13)]
+
+
+def test_starts_from_a_checkpoint_of_its_own_experiment_alone(tmp_path: Path) -> None:
+    network = CNNConfig(3, 8, updates=2)
+    state = TrainingState(TrainingConfig(network=network, episode=EpisodeSpec(3)), FewshotCNN(network))
+    other, hostile = tmp_path / "other.safetensors", tmp_path / "hostile.safetensors"
+    save_checkpoint(other, state.tensors(), {"training": dataclasses.asdict(state.config)}, state.progress())
+    with pytest.raises(WeightsError, match="checkpoint of another experiment"):
+        starting_robot(other)
+    training_run(replace(TINY, steps=1), tmp_path / "run", provenance=PROVENANCE)
+    _, config, tensors = _numbers_of(tmp_path / "run")
+    save_checkpoint(hostile, tensors | {"net.lsg.in/weight": tensors["net.lsg.in/weight"].fill_(torch.nan)}, config, {})
+    with pytest.raises(WeightsError, match=r"hostile.*lsg.in/weight'.*NaN"):
+        starting_robot(hostile)
+    save_checkpoint(hostile, tensors | {"net.lsg.in/weight": torch.zeros(2, 2)}, config, {})
+    with pytest.raises(WeightsError, match=r"lsg.in/weight'.*shape \[2, 2\]"):
+        starting_robot(hostile)
 
 
 def test_rate_rises_stays_and_falls() -> None:

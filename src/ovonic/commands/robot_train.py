@@ -55,7 +55,9 @@ def train(
     noise_model: Annotated[
         str | None, typer.Option(metavar="pcm|hermes|..", help="Noise of these devices on the trainee's weights.")
     ] = None,
-    init: Annotated[str | None, typer.Option(metavar="WEIGHTS", help="Start from these; their sizes hold.")] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="WEIGHTS", help="Start from these, or a run's checkpoint; its sizes hold.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the folder's run.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between records of the history.")] = 10,
@@ -83,14 +85,14 @@ def train(
     from ovonic.models.natural_eprop_networks import NaturalEPropConfig, Start
     from ovonic.models.outer_loss import Objective
     from ovonic.tasks.data_parallel import joined, world
-    from ovonic.tasks.robot import resolve_robot
+    from ovonic.tasks.robot import starting_robot
     from ovonic.tasks.robot_run import training_run
     from ovonic.tasks.robot_training import RobotTrainingConfig
     from ovonic.tasks.trajectories import CoordinateCode
 
     if threads:
         torch.set_num_threads(threads)
-    start = resolve_robot(init) if init else None
+    start = starting_robot(init) if init else None
     sizes = {"lsg_lif": lsg_lif, "lsg_alif": lsg_alif, "trainee": trainee}
     config = RobotTrainingConfig(
         network=replace(
