@@ -36,7 +36,10 @@ def test_without_files_every_row_names_its_command(tmp_path: Path, capsys: pytes
     found = json.loads(file.read_text())
     assert found["schema"] == "ovonic/validate-paper/1"
     assert [row["key"] for row in found["rows"]] == [row.key for row in ROWS]
-    assert set(found["counts"]) == {"not measured in this run", "not checkable"}
+    assert "eq12 (Eqs. 12, 13, 17, 18): tested\n" in said
+    assert "    - pytest tests/models/test_natural_eprop_published.py -k test_the_published_batch\n" in said
+    assert "fig3c (Fig. 3c): not done\n" in said
+    assert set(found["counts"]) == {"tested", "not measured in this run", "not done", "not checkable"}
     assert sum(found["counts"].values()) == len(ROWS)
 
 

@@ -29,7 +29,7 @@ from ovonic.validation.paper_supplement import EQUATIONS, SUPPLEMENT
 from ovonic.validation.report_content import At, Cell, Section, Table, look_up
 from ovonic.validation.report_content import Unit as ReportUnit
 
-__all__ = ["ROWS", "TITLES", "PaperVerdict", "asked", "counts", "found", "paper_rows", "paper_section"]
+__all__ = ["ROWS", "TITLES", "PaperVerdict", "asked", "counts", "found", "paper_rows", "paper_section", "remarks"]
 
 ROWS: tuple[PaperRow, ...] = (
     *PANELS,
@@ -52,6 +52,13 @@ TITLES: Mapping[Kind, str] = {
 }
 
 COLUMNS = ("Where", "The paper, in our words", "Measured here", "Verdict")
+
+OPEN: tuple[tuple[Verdict, str, str], ...] = (
+    ("tested", "Checked by a test of this library", "By"),
+    ("not done", "Not done here", "Why"),
+    ("not checkable", "Not checkable in simulation", "Why"),
+)
+"""Rows without checks: verdict, title of their table, heading of its last column."""
 
 AS_REPORT: Mapping[Unit, ReportUnit] = {
     "percent": "percent",
@@ -88,6 +95,7 @@ class PaperVerdict:
             "verdict": self.verdict,
             "readings": [reading.as_json() for reading in self.readings],
             "why_not": row.why_not or None,
+            "test": row.test or None,
             "note": row.note or None,
         }
 
@@ -121,6 +129,12 @@ def found(reading: Reading) -> str:
     return f"{text} [{shown(reading.low, reading.check.unit)}, {high}]"
 
 
+def remarks(row: PaperRow) -> str:
+    """What a row says beside its checks, as sentences: the test that checks it, why the rest is open, its note."""
+    texts = (row.test and f"`{row.tested_by}`", row.why_not, row.note)
+    return " ".join(f"{text.rstrip('.')}." for text in texts if text)
+
+
 def paper_section(result: Mapping[str, Any]) -> Section:
     """The table as a chapter of a report on ``result``: numbers by place, the command where one is missing."""
     verdicts = paper_rows(result)
@@ -141,9 +155,10 @@ def paper_section(result: Mapping[str, Any]) -> Section:
         if decided:
             rows = [(v.row.where, v.row.says, _measured(v, result), v.label) for v in decided]
             tables.append(Table(TITLES[kind], COLUMNS, rows, command))
-    open_rows = [(v.row.where, v.row.says, v.row.why_not) for v in verdicts if not v.readings]
-    if open_rows:
-        tables.append(Table("Not checkable in simulation", (*COLUMNS[:2], "Why"), open_rows, command))
+    for verdict, title, last in OPEN:
+        open_rows = [(v.row.where, v.row.says, remarks(v.row)) for v in verdicts if v.verdict == verdict]
+        if open_rows:
+            tables.append(Table(title, (*COLUMNS[:2], last), open_rows, command))
     return Section("The paper, row by row", text, tables=tables)
 
 

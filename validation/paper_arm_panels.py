@@ -18,7 +18,8 @@ FIGURE_4 = (
         "panel",
         "Trainee and learning-signal generator: 250 LIF neurons and 5 clock inputs; 800 neurons, 30 % of them "
         "adaptive.",
-        why_not=f"{SCHEME}; the shipped pairs have these sizes (model cards in src/ovonic/weights)",
+        test="tests/test_shipped_robots.py::test_a_shipped_robot_has_the_papers_sizes",
+        note="Of the pairs that ship; their model cards say so too.",
     ),
     PaperRow("fig4c", "Fig. 4c", "panel", "The ED-Scorbot arm.", why_not="Needs the arm"),
     PaperRow(

@@ -89,6 +89,7 @@ LIMITATIONS: tuple[PaperRow, ...] = (
         "Products are made in four phases, one sign of input and weight each, for precision.",
         why_not="The simulated periphery reads in one phase and has no circuit error that four would avoid; "
         "`--read-phases 4` counts their time and energy",
+        undone=True,
     ),
     PaperRow(
         "limit_slow_arm",
@@ -115,8 +116,9 @@ SUGGESTIONS: tuple[PaperRow, ...] = (
         "Discussion",
         "suggestion",
         "MAML with e-prop, OSTL or OSTTP in the inner loop, so that deep networks learn forward in time.",
-        why_not="Not done: the library has e-prop for any trace (models/eprop.py) and MAML for the CNN, but no spiking "
+        why_not="The library has e-prop for any trace (models/eprop.py) and MAML for the CNN, but no spiking "
         "classifier in whose inner loop they would meet",
+        undone=True,
     ),
     PaperRow(
         "try_on_chip",
@@ -146,7 +148,8 @@ SUGGESTIONS: tuple[PaperRow, ...] = (
         "Discussion",
         "suggestion",
         "A third loop between evolution and the single task, with unsupervised learning.",
-        why_not="Not done",
+        why_not="The library has two loops; no third was built",
+        undone=True,
     ),
     PaperRow(
         "try_memory",
@@ -173,5 +176,6 @@ SUGGESTIONS: tuple[PaperRow, ...] = (
         "Larger networks on newer chips with many cores.",
         why_not="Layouts of any number of arrays are placed and costed (`ovonic crossbar map`), but no larger network "
         "was meta-trained",
+        undone=True,
     ),
 )

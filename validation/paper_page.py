@@ -29,8 +29,9 @@ behind each stand at the end; a test writes this page anew and compares every li
 verdicts turn. Those fixed before the runs are called so; the others were set when this table was made, with most runs
 of docs/hardware.md known, and are the paper's own figures or round numbers. *Holds*: the number keeps its threshold,
 with its whole 95 % interval where it has one. *Close*: the threshold lies within the interval. *In part*: the checks of
-a row differ. *Not measured in this run*: the files given hold none of the numbers. *Not checkable*: nothing simulated
-could decide it, or nothing here does.
+a row differ. *Not measured in this run*: the files given hold none of the numbers. *Tested*: no result holds it; the
+test that is named checks it (all but that of Fig. 4b need the published files, and are skipped without them). *Not
+done*: it could be simulated, and here it was not. *Not checkable*: nothing simulated could decide it.
 
 **What was read of the paper**: a stored copy of its page from abstract to methods (equations, no pictures), the caption
 of figure 2, and the published code. The supplement was not read, nor the captions of the other figures: their panels
@@ -67,7 +68,9 @@ def _row(verdict: PaperVerdict, numbers: dict[str, int]) -> str:
         on = f" on {reading.place.on}" if reading.place and reading.place.on else ""
         value = f"**{found(reading)}**" if reading.value is not None else "not measured"
         measured.append(f"{reading.check.name}: {value}{on}, {asked(reading)}: {reading.verdict} [{number}]")
-    measured += [text for text in (row.why_not and f"{row.why_not}.", row.note) if text]
+    measured += [
+        text for text in (row.test and f"`{row.tested_by}`", row.why_not and f"{row.why_not}.", row.note) if text
+    ]
     cells = (row.where, row.says, "<br>".join(measured), verdict.label)
     return " | ".join(cell.replace("|", "\\|") for cell in cells)
 

@@ -275,7 +275,7 @@ FIGURE_2 = (
 )
 
 FIGURE_3 = (
-    PaperRow("fig3a", "Fig. 3a", "panel", "One example of CIFAR100-FS, five updates.", why_not=CIFAR),
+    PaperRow("fig3a", "Fig. 3a", "panel", "One example of CIFAR100-FS, five updates.", why_not=CIFAR, undone=True),
     PaperRow("fig3b", "Fig. 3b", "panel", "The larger network: only its last dense layer learns.", why_not=SCHEME),
     PaperRow(
         "fig3c",
@@ -283,6 +283,7 @@ FIGURE_3 = (
         "panel",
         "Its outer losses fall more slowly, to 0.353 ± 0.008 at 32 bit and 0.559 ± 0.009 at 4 bit.",
         why_not=CIFAR,
+        undone=True,
     ),
     PaperRow(
         "fig3d",
@@ -290,6 +291,7 @@ FIGURE_3 = (
         "panel",
         "On 100 unseen tasks the emulated chip does as well as software, and training at 4 bit brings nothing.",
         why_not=CIFAR,
+        undone=True,
         note="For characters: rows fig2g and bits_for_nothing.",
     ),
     PaperRow(
@@ -298,6 +300,7 @@ FIGURE_3 = (
         "panel",
         "Accuracies are near 100 % after four updates, so that four do as well as five.",
         why_not=CIFAR,
+        undone=True,
         note="For characters: row few_updates.",
     ),
 )

@@ -7,7 +7,11 @@ A check compares one number of a result, or the quotient or difference of two, w
     close           the threshold lies within the interval: another draw could turn it
 
 A row of several checks has the verdict that all measured ones share, and "in part" where they differ; "not measured in
-this run" where the result holds none of its numbers, "not checkable" where nothing simulated could decide it.
+this run" where the result holds none of its numbers. A row without checks says so by one of
+
+    tested          no result holds it: a named test of this library checks it, whenever the tests run
+    not done        it could be simulated, and here it was not
+    not checkable   nothing simulated could decide it
 """
 
 from __future__ import annotations
@@ -25,13 +29,17 @@ __all__ = ["KINDS", "VERDICTS", "Check", "Kind", "PaperRow", "Place", "Reading",
 Kind = Literal["panel", "supplement", "equation", "claim", "limitation", "suggestion"]
 KINDS: tuple[Kind, ...] = ("panel", "supplement", "equation", "claim", "limitation", "suggestion")
 
-Verdict = Literal["holds", "in part", "close", "does not hold", "not measured in this run", "not checkable"]
+Verdict = Literal[
+    "holds", "tested", "in part", "close", "does not hold", "not measured in this run", "not done", "not checkable"
+]
 VERDICTS: tuple[Verdict, ...] = (
     "holds",
+    "tested",
     "in part",
     "close",
     "does not hold",
     "not measured in this run",
+    "not done",
     "not checkable",
 )
 
@@ -86,7 +94,8 @@ class PaperRow:
 
     Attributes:
         key: unique. where: figure, section or page part. kind: see ``KINDS``. says: in our words.
-        checks: what decides it. why_not: why it, or the rest of it, cannot be decided in simulation.
+        checks: what decides it. why_not: why it, or the rest of it, is not decided. undone: that is for want of work
+            here, not because no simulation could. test: FILE::NAME of the test that checks a row without checks.
         note: what a reader of the verdict should know.
     """
 
@@ -96,11 +105,26 @@ class PaperRow:
     says: str
     checks: tuple[Check, ...] = ()
     why_not: str = ""
+    undone: bool = False
+    test: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:
-        if not self.checks and not self.why_not:
-            raise ConfigError(f"row {self.key}: needs a check, or why there is none")
+        if not self.checks and not self.why_not and not self.test:
+            raise ConfigError(f"row {self.key}: needs a check or a test, or why there is none")
+
+    @property
+    def unmeasured(self) -> Verdict:
+        """The verdict of a row without checks."""
+        if self.test:
+            return "tested"
+        return "not done" if self.undone else "not checkable"
+
+    @property
+    def tested_by(self) -> str:
+        """The command that runs ``test``."""
+        file, _, name = self.test.partition("::")
+        return f"pytest {file} -k {name}" if self.test else ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +178,7 @@ def judge(row: PaperRow, result: Mapping[str, Any]) -> tuple[Verdict, tuple[Read
     """The row's verdict on ``result``, and what each of its checks read there."""
     readings = tuple(_read(check, result) for check in row.checks)
     if not readings:
-        return "not checkable", ()
+        return row.unmeasured, ()
     found = {r.verdict for r in readings if r.value is not None}
     if not found:
         return "not measured in this run", readings

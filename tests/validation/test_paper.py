@@ -71,7 +71,8 @@ def test_every_row_says_what_where_and_is_decided_or_excused() -> None:
     for row in ROWS:
         assert row.says.endswith((".", ")")), row.key
         assert row.where, row.key
-        assert row.checks or row.why_not, row.key
+        assert row.checks or row.why_not or row.test, row.key
+        assert not (row.undone and (row.checks or not row.why_not)), row.key
         assert not row.why_not.endswith("."), row.key
         for check in row.checks:
             assert check.places, row.key
@@ -132,8 +133,28 @@ def test_verdict_of_a_row() -> None:
     ):
         assert judge(row, _holding(("a/x", x), ("a/y", y)))[0] == verdict
     assert judge(PaperRow("key", "Fig. 0", "claim", "says", why_not="needs a chip"), {}) == ("not checkable", ())
+    undone = PaperRow("key", "Fig. 0", "claim", "says", why_not="no third loop", undone=True)
+    assert judge(undone, {}) == ("not done", ())
+    assert judge(PaperRow("key", "Fig. 0", "claim", "says", test="a.py::test_b"), {}) == ("tested", ())
     with pytest.raises(ConfigError, match="row key: needs a check"):
         PaperRow("key", "Fig. 0", "claim", "says")
+
+
+def test_what_is_not_done_and_what_is_tested() -> None:
+    verdicts = {row.key: judge(row, {})[0] for row in ROWS}
+    named = {
+        verdict: {key for key, found in verdicts.items() if found == verdict} for verdict in ("not done", "tested")
+    }
+    cifar = {"fig3a", "fig3c", "fig3d", "fig3e"}
+    assert named["not done"] == cifar | {"try_local_rules", "try_middle_loop", "try_larger", "limit_four_phases"}
+    assert named["tested"] == {"fig4b", "eq12", "eq19", "eq21"}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.test], ids=lambda row: row.key)
+def test_tests_that_are_named_are_there(row: PaperRow) -> None:
+    file, _, name = row.test.partition("::")
+    assert re.search(rf"^def {name}\(", (PAGE.parents[1] / file).read_text(), re.M)
+    assert row.tested_by == f"pytest {file} -k {name}"
 
 
 @pytest.mark.parametrize(
@@ -260,6 +281,9 @@ def test_section_is_a_chapter_of_the_report_and_its_numbers_are_the_results() ->
     assert "not measured in this run: ovonic validate paper --measure scratch" in page
     assert ">close (1 of 4)<" in page or ">holds (1 of 4)<" in page
     assert page.count('<th scope="row">') >= len(ROWS)
+    for title in ("Checked by a test of this library", "Not done here", "Not checkable in simulation"):
+        assert title in page
+    assert "pytest tests/test_shipped_robots.py -k test_a_shipped_robot_has_the_papers_sizes" in page
     empty = html_report([paper_section({})], {})
     assert "holds: " not in empty.split("</h2>")[1].split("</p>")[1]
     assert all(row.says.split(".")[0].split("'")[0] in empty for row in ROWS)

@@ -103,6 +103,8 @@ def _print(verdicts: Sequence[PaperVerdict]) -> None:
         for r in v.readings:
             if r.value is not None:
                 typer.echo(f"    - {r.check.name}: {found(r)}; {asked(r)}: {r.verdict}")
+        if v.row.test:
+            typer.echo(f"    - {v.row.tested_by}")
         if v.row.why_not:
             typer.echo(f"    - {v.row.why_not}")
     typer.echo("; ".join(f"{verdict}: {count}" for verdict, count in counts(verdicts).items()))
