@@ -446,6 +446,7 @@ def test_command_trains_and_resumes(tmp_path: Path) -> None:
         ("--quantise coarse", "--quantise coarse: give a step"),
         ("--quantise 0", "--quantise 0: give a step"),
         ("--rounding up", "rounding 'up'"),
+        ("--quantise none --rounding stochastic", "--rounding stochastic: --quantise none does not round"),
         ("--device tpu", "choose cpu"),
         ("--init fewshot-32bit", "'fewshot-cnn' where 'robot-natural-eprop' is needed"),
         ("--lr 0", "lr 0.0"),

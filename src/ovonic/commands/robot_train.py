@@ -24,6 +24,7 @@ from ovonic.commands.common import (
     write_json,
 )
 from ovonic.commands.processes import ProcessCount, launched
+from ovonic.models.errors import ConfigError
 
 if TYPE_CHECKING:
     from ovonic.tasks.robot_training import RobotTrainingState
@@ -42,7 +43,9 @@ def train(
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     average: Annotated[float, typer.Option(help="Decay of the running average of the weights.")] = 0.998,
     quantise: Annotated[str, typer.Option(metavar="STEP|none", help="Updates are multiples of this.")] = "1/16",
-    rounding: Annotated[str, typer.Option(help="Rounding of updates: nearest or stochastic.")] = "nearest",
+    rounding: Annotated[
+        str | None, typer.Option(help="Rounding of updates: nearest or stochastic. [default: nearest]")
+    ] = None,
     inner_rate: Annotated[float, typer.Option(help="Inner learning rate.")] = 1e-4,
     updates: Annotated[int, typer.Option(min=0, help="Updates a lesson.")] = 1,
     code_gain: Annotated[
@@ -90,6 +93,9 @@ def train(
     from ovonic.tasks.robot_training import RobotTrainingConfig
     from ovonic.tasks.trajectories import CoordinateCode
 
+    step = parse_step(quantise)
+    if step is None and rounding is not None:
+        raise ConfigError(f"--rounding {rounding}: --quantise none does not round updates: give --quantise STEP")
     if threads:
         torch.set_num_threads(threads)
     start = starting_robot(init) if init else None
@@ -99,7 +105,7 @@ def train(
             start.config if start else NaturalEPropConfig(),
             **{name: size for name, size in sizes.items() if size is not None},
         ),
-        inner=InnerLoop(inner_rate, parse_step(quantise), rounding, updates),
+        inner=InnerLoop(inner_rate, step, rounding or "nearest", updates),
         objective=Objective(path_gradient=path_gradient),
         code=start.code if start else CoordinateCode(),
         start=Start(code_gain, lsg_recurrence, trainee_recurrence),
