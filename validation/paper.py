@@ -14,11 +14,10 @@ Reference: Ortner et al. 2025, Nature Communications 16:1243, arXiv 2405.05141.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovonic.models.errors import ConfigError
 from ovonic.validation.paper_arm_panels import ARM_PANELS
 from ovonic.validation.paper_claims import CLAIMS
 from ovonic.validation.paper_device_claims import DEVICE_CLAIMS
@@ -26,7 +25,7 @@ from ovonic.validation.paper_outlook import LIMITATIONS, SUGGESTIONS
 from ovonic.validation.paper_panels import PANELS
 from ovonic.validation.paper_row import KINDS, VERDICTS, Kind, PaperRow, Reading, Unit, Verdict, judge, shown
 from ovonic.validation.paper_supplement import EQUATIONS, SUPPLEMENT
-from ovonic.validation.report_content import At, Cell, Section, Table, look_up
+from ovonic.validation.report_content import At, Cell, Section, Table, look_up, middle_of
 from ovonic.validation.report_content import Unit as ReportUnit
 
 __all__ = ["ROWS", "TITLES", "PaperVerdict", "asked", "counts", "found", "paper_rows", "paper_section", "remarks"]
@@ -168,9 +167,8 @@ def _measured(verdict: PaperVerdict, result: Mapping[str, Any]) -> Cell:
         if reading.value is None:
             continue
         parts.append(f"{'; ' if parts else ''}{reading.check.name}: ")
-        at = _at(reading, result)
         unit = {"percent": " %", "points": " points", "mm": " mm"}.get(reading.check.unit, "")
-        parts += [found(reading)] if at is None else [at, unit]
+        parts += [*_numbers(reading, result), unit]
         parts.append(f" ({asked(reading)}: {reading.verdict})")
     if missing := list(dict.fromkeys(r.command for r in verdict.readings if r.value is None)):
         parts.append(f"{'; ' if parts else ''}not measured in this run: {', '.join(missing)}")
@@ -179,14 +177,36 @@ def _measured(verdict: PaperVerdict, result: Mapping[str, Any]) -> Cell:
     return tuple(parts)
 
 
-def _at(reading: Reading, result: Mapping[str, Any]) -> At | None:
-    """The reading's place, where a report can show it: a number, or an interval of a kind that it knows."""
+def _numbers(reading: Reading, result: Mapping[str, Any]) -> Iterator[str | At]:
+    """A measured number and its interval, by their places: one or two each."""
     place = reading.place
-    if place is None or place.over or place.minus:
-        return None
-    try:
-        value = look_up(result, place.path)
-    except ConfigError:
-        return None
-    known = not isinstance(value, Mapping) or {"ratio", "low", "high"} <= set(value) or {"mean", "ci95"} <= set(value)
-    return At(place.path, AS_REPORT[reading.check.unit]) if known else None
+    assert place is not None
+    ends = [abs(end) for end in (reading.value, reading.low, reading.high) if end is not None]
+    plain = reading.check.unit == "ratio" and not all(0.1 <= end < 100 for end in ends)
+    unit = "number" if plain else AS_REPORT[reading.check.unit]
+    held = look_up(result, place.path)
+    other = place.over or place.minus
+    if not other and (not isinstance(held, Mapping) or {middle_of(held), "low", "high"} <= set(held) or "ci95" in held):
+        yield At(place.path, unit)
+        return
+
+    def at(middle: bool, end: str = "", far: str = "") -> At:
+        beside = other and (_leaf(result, other) if middle else f"{other}/{far}")
+        path = _leaf(result, place.path) if middle else f"{place.path}/{end}"
+        return At(path, unit, beside if place.over else "", beside if place.minus else "")
+
+    yield at(True)
+    if reading.low is not None:
+        yield from (
+            " (",
+            at(False, "low", "high"),
+            " to ",
+            "∞" if reading.high is None else at(False, "high", "low"),
+            ")",
+        )
+
+
+def _leaf(result: Mapping[str, Any], path: str) -> str:
+    """The place of a number itself, where ``path`` may be an interval's."""
+    held = look_up(result, path)
+    return f"{path}/{middle_of(held)}" if isinstance(held, Mapping) else path

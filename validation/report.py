@@ -2,7 +2,7 @@
 
 The page needs no network and no script: style inline, pictures as base64 PNG. Every number on it is looked up in the
 very ``result`` that is saved as JSON beside it, and stands in a ``<data value=.. data-path=..>`` element, so that a
-program can compare the two.
+program can compare the two; a quotient has the place of what it is over as ``data-over``, a difference ``data-minus``.
 """
 
 from __future__ import annotations
@@ -242,6 +242,11 @@ def _cell(cell: Cell, result: Mapping[str, Any]) -> str:
     if isinstance(cell, tuple):
         return "".join(_cell(part, result) for part in cell)
     value = look_up(result, cell.path)
+    if cell.over or cell.minus:
+        other = look_up(result, cell.over or cell.minus)
+        return _data(
+            value / other if cell.over else value - other, cell.unit, cell.path, over=cell.over, minus=cell.minus
+        )
     if not isinstance(value, Mapping):
         return "–" if value is None else _data(value, cell.unit, cell.path)
     middle, half = middle_of(value), value.get("ci95")
@@ -258,8 +263,17 @@ def _cell(cell: Cell, result: Mapping[str, Any]) -> str:
     return f"{text}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{beside}"
 
 
-def _data(value: float, unit: Unit, path: str, signed: bool = True, half: float | None = None) -> str:
-    where = f' data-path="{escape(path)}"' if path else ""
+def _data(
+    value: float,
+    unit: Unit,
+    path: str,
+    signed: bool = True,
+    half: float | None = None,
+    over: str = "",
+    minus: str = "",
+) -> str:
+    places = {"path": path, "over": over, "minus": minus}
+    where = "".join(f' data-{name}="{escape(place)}"' for name, place in places.items() if place)
     return f'<data value="{value!r}"{where}>{_shown(value, unit, signed, half)}</data>'
 
 

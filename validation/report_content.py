@@ -25,11 +25,18 @@ Unit = Literal["percent", "points", "ratio", "number", "tenths"]
 class At:
     """A number of the result, by its place: ``At("fewshot/pcm/accuracy")``.
 
-    The place holds a number or an interval: {mean, ci95}, {ratio, low, high}, {median, low, high}.
+    The place holds a number or an interval: {mean, ci95}, {ratio, low, high}, {median, low, high} or {typical, low,
+    high}. With ``over`` or ``minus``, the place of another number, it is the quotient or difference of two numbers.
     """
 
     path: str
     unit: Unit = "percent"
+    over: str = ""
+    minus: str = ""
+
+    def __post_init__(self) -> None:
+        if self.over and self.minus:
+            raise ConfigError(f"{self.path}: a quotient or a difference, not both")
 
 
 Cell = str | At | tuple[str | At, ...]
@@ -162,7 +169,9 @@ def _cell_from_json(data: Any) -> Any:
 
 def middle_of(interval: Mapping[str, Any]) -> str:
     """Where an interval holds its value."""
-    return "ratio" if "ratio" in interval else "median" if "low" in interval else "mean"
+    if "low" not in interval:
+        return "ratio" if "ratio" in interval else "mean"
+    return next((name for name in ("ratio", "median", "typical") if name in interval), "median")
 
 
 def _interval(value: Mapping[str, Any]) -> tuple[float | None, float | None, float | None]:

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from ovonic.models.errors import ConfigError, DataError
 from ovonic.tasks.characters import CharacterSet
 from ovonic.tasks.datasets import load_characters
 from ovonic.validation import paper_measurements as measurements
-from ovonic.validation.paper import ROWS, TITLES, counts, paper_rows, paper_section
+from ovonic.validation.paper import ROWS, TITLES, _numbers, counts, paper_rows, paper_section
 from ovonic.validation.paper_files import READ, evaluation_name, gather
 from ovonic.validation.paper_kept import cut_down, keep
 from ovonic.validation.paper_page import paper_page
 from ovonic.validation.paper_row import KINDS, Check, PaperRow, Place, judge, shown
-from ovonic.validation.report import html_report
+from ovonic.validation.report import At, Section, Table, html_report, look_up, write_report
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
 RESULTS = PAGE.parent / "results"
@@ -287,6 +288,87 @@ def test_section_is_a_chapter_of_the_report_and_its_numbers_are_the_results() ->
     empty = html_report([paper_section({})], {})
     assert "holds: " not in empty.split("</h2>")[1].split("</p>")[1]
     assert all(row.says.split(".")[0].split("'")[0] in empty for row in ROWS)
+
+
+class Data(HTMLParser):
+    """Attributes and text of every ``data`` element, and the text of the page without them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[dict[str, str | None], str]] = []
+        self.rest = ""
+        self.inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.inside = tag == "data" or self.inside
+        self.found += [(dict(attrs), "")] if tag == "data" else []
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = self.inside and tag != "data"
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.found[-1] = (self.found[-1][0], self.found[-1][1] + data)
+        else:
+            self.rest += data
+
+
+def test_every_number_of_the_section_can_be_computed_from_the_json(tmp_path: Path) -> None:
+    """Also those of two places: on the real results, with all that the page says of where its numbers stand."""
+    measured = gather([RESULTS])
+    page, saved = write_report(tmp_path, [paper_section(measured)], measured)
+    data, kept = Data(page.read_text()), json.loads(saved.read_text())
+    middles = set()
+    for attrs, text in data.found:
+        path, over, minus = (attrs.get(f"data-{name}") for name in ("path", "over", "minus"))
+        value = look_up(kept, str(path))
+        if over:
+            value /= look_up(kept, over)
+        if minus:
+            value -= look_up(kept, minus)
+        assert float(str(attrs["value"])) == value, path
+        shown = float(text.replace("−", "-"))
+        digits = len(text.partition("e")[0].partition(".")[2])
+        near = [
+            abs(shown - scale * value) <= max(0.5000001 * 10**-digits, 0.0005 * abs(scale * value))
+            for scale in (1, 100)
+        ]
+        assert any(near), (path, text)
+        middles.add((value, path, over, minus))
+    assert {bool(over) for _, _, over, _ in middles} == {bool(minus) for *_, minus in middles} == {True, False}
+    for verdict in paper_rows(measured):
+        for reading in verdict.readings:
+            place = reading.place
+            assert place is not None
+            kind = bool(place.over), bool(place.minus)
+            assert any(
+                value == reading.value and str(path).startswith(place.path) and (bool(over), bool(minus)) == kind
+                for value, path, over, minus in middles
+            ), (verdict.row.key, reading.check.name)
+    assert not re.search(r"not measured in this run:", data.rest)
+
+
+def test_a_number_of_two_places_follows_the_result() -> None:
+    place = Place("a/energy_j", "ovonic doctor", over="b/energy_j")
+    result = _holding(
+        ("a/energy_j", {"low": 1.0, "typical": 2.0, "high": 4.0}),
+        ("b/energy_j", {"low": 2.0, "typical": 4.0, "high": 8.0}),
+    )
+    (reading,) = judge(_row(_check(place=place)), result)[1]
+    middle, _, low, _, high, _ = _numbers(reading, result)
+    assert (middle, low, high) == (
+        At("a/energy_j/typical", "number", "b/energy_j/typical"),
+        At("a/energy_j/low", "number", "b/energy_j/high"),
+        At("a/energy_j/high", "number", "b/energy_j/low"),
+    )
+    section = Section("S", tables=[Table("T", ("a", "b"), [["n", (middle, low, high)]])])
+    page = html_report([Section.from_json(json.loads(json.dumps(section.to_json())))], result)
+    values = [(a["value"], a["data-path"], a["data-over"]) for a, _ in Data(page).found]
+    assert values[0] == ("0.5", "a/energy_j/typical", "b/energy_j/typical")
+    assert [value for value, *_ in values] == ["0.5", "0.125", "2.0"]
+    with pytest.raises(ConfigError, match="not both"):
+        At("a", over="b", minus="c")
 
 
 def _files(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
