@@ -37,6 +37,26 @@ def test_random_networks_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "eprop_agreement.png").stat().st_size > 1000
 
 
+def test_a_lesson_stands_beside_its_own_full_gradient(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ovonic.validation import gradients_summary
+
+    monkeypatch.setattr(gradients_summary, "SIZES", (5,))
+    monkeypatch.setattr(gradients_summary, "LENGTHS", (10,))
+    file = tmp_path / "found.json"
+    options = ["--references", "autograd", "--networks", "1", "--bptt", "--json", str(file), "--quiet"]
+    assert _run("robot-q16", *options) == 0
+    said = capsys.readouterr().out
+    found = json.loads(file.read_text())["bptt"]
+    (lesson,) = found["episodes"].values()
+    assert f"robot-q16 beside the full gradient: cosine {lesson['cosine']:.3f}" in said
+    assert 0.8 < lesson["cosine"] < 0.9
+    assert lesson["difference"] > 1
+    assert said.index("random LIF networks, whatever NETWORK is") < said.index("5 neurons,   10 steps")
+    assert len(found["sweep"]) == 5
+
+
 def test_a_rule_that_disagrees_gets_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +74,7 @@ def test_a_network_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_bad_input_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args, said in (
         (["random", "--references", "nest,brain2"], "did you mean 'brian2'"),
+        (["random", "--references", ""], "--references : '': choose one of 'autograd'"),
         (["random", "--part", "lsg", *OWN], "--part"),
         ([str(tmp_path / "none.nir"), *OWN], "none.nir"),
     ):

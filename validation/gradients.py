@@ -12,7 +12,8 @@ run and our rule (end to end). A reference agrees if its spikes are ours and the
 over the largest magnitude of ours, is within ``TOLERANCE``. Normalisations are converted, never excused: the adapters
 say which. Beside them stands backpropagation through time, which e-prop does not claim to be: ``against_bptt``.
 
-Natural e-prop's update is compared likewise, with its learning signals given (``natural_update``).
+Natural e-prop's update is compared likewise, with its learning signals given (``natural_update``); the full gradient
+beside it is that of sum_t L_t z_t along all paths, with the same L, which a teacher that does not see its pupil holds.
 """
 
 from __future__ import annotations
@@ -304,7 +305,10 @@ def against_bptt(neurons: int, steps: int, seed: int = 0) -> Bptt:
 
 
 def beside_bptt(episode: Episode) -> tuple[float, float]:
-    """Cosine and relative difference of our rule and the full gradient, over input and recurrent weights."""
+    """Cosine and relative difference of our rule and the full gradient, over input and recurrent weights.
+
+    The full gradient is that of the loss, or of sum L z where learning signals are given, along all paths.
+    """
     readouts = {f"{linear}.weight" for linear, _ in wiring(episode.network).out}
     ours, full = factorised(episode).gradients, differentiated(episode, ALL_PATHS).gradients
     a, b = (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ovonic.adapters.eprop_wiring import EpropEpisode, misplaced
+from ovonic.models.dynamics import NoReset
 from ovonic.models.eprop import eprop
 from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Input, Linear, Pool, Pooling, Readout
@@ -19,6 +20,7 @@ from ovonic.models.learning_signals import learning_signals
 from ovonic.models.lif import Paths
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig, initial_pair
 from ovonic.models.network import Edge, Network
+from ovonic.models.simulation import inputs_by_name, run
 from ovonic.models.trace import LayerTrace, Trace
 from ovonic.tasks.robot import resolve_robot
 from ovonic.validation.figure_style import alt_text, caption
@@ -165,12 +167,49 @@ def test_the_published_teacher_and_pupil(shared: Path) -> None:
 # ------------------------------------------------------------------------------------------------ the full gradient
 
 
+def test_what_natural_eprop_leaves_out() -> None:
+    """With the signals given: nothing without recurrence and reset, and something with either."""
+    config = NaturalEPropConfig(clock=3, target=4, trainee=12, lsg_lif=3, lsg_alif=2)
+    rng = np.random.default_rng(0)
+    clock = torch.from_numpy((rng.random((2, 40, 3)) < 0.4).astype(float))
+    signal = torch.from_numpy(rng.normal(size=(2, 40, 12)))
+    trainee = initial_pair(config, 1).trainee
+    hidden: Any = trainee.layers["trainee"]
+    still = hidden.dynamics.replace(reset=NoReset())
+    found = {}
+    for name, layer in (
+        ("none", hidden.replace(recurrence=None, dynamics=still)),
+        ("recurrence", hidden.replace(dynamics=still)),
+        ("reset", hidden.replace(recurrence=None)),
+        ("both", hidden),
+    ):
+        network = trainee.replace(layers={**trainee.layers, "trainee": layer})
+        found[name] = beside_bptt(Episode(name, network, inputs_by_name(network, clock), {}, signal))
+    assert found["none"] == (pytest.approx(1, abs=1e-12), pytest.approx(0, abs=1e-12))
+    for name in ("recurrence", "reset", "both"):
+        assert found[name][0] < 0.9999, name
+        assert found[name][1] > 0.01, name
+
+
+def test_the_shipped_pupil_beside_the_full_gradient() -> None:
+    """The surrogate loss differentiated here by hand: sum L z along all paths."""
+    episode, ours = lesson_episode("lesson", resolve_robot("robot-q16"))
+    names = ("in.weight", "trainee.recurrence")
+    weights = {name: torch.tensor(w, requires_grad=True) for name, w in episode.network.weights().items()}
+    spikes = run(episode.network, episode.inputs, weights)["trainee"].spikes
+    assert episode.signal is not None
+    full = torch.autograd.grad((episode.signal * spikes).sum(), [weights[name] for name in names])
+    a, b = torch.cat([ours.gradients[n].flatten() for n in names]), torch.cat([g.flatten() for g in full])
+    cosine, difference = beside_bptt(episode)
+    assert cosine == pytest.approx(float(a @ b / a.norm() / b.norm()))
+    assert difference == pytest.approx(float((a - b).norm() / b.norm()))
+    assert 0.8 < cosine < 0.9
+
+
 def test_what_eprop_leaves_out() -> None:
     """Without recurrence, reset and adaptation nothing is left out; with them, something is."""
     plain = recurrent_example()
     layers: Any = dict(plain.layers)
-    from ovonic.models.dynamics import NoReset
-
     hidden = layers["hidden"]
     layers["hidden"] = hidden.replace(recurrence=None, dynamics=hidden.dynamics.replace(reset=NoReset()))
     cosine, difference = beside_bptt(episode_of("feed-forward", plain.replace(layers=layers), 40))

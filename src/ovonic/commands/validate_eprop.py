@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
+from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, folder_to_write, progress, versions, write_json
 from ovonic.commands.compare import parse_names
 
 if TYPE_CHECKING:
@@ -35,10 +35,14 @@ def eprop(
     part: Annotated[
         str | None, typer.Option(metavar="lsg|trainee", help="E-prop of one of a robot's networks alone.")
     ] = None,
-    bptt: Annotated[bool, typer.Option(help="Compare with the full gradient over sizes and lengths too.")] = False,
+    bptt: Annotated[
+        bool, typer.Option(help="Compare with the full gradient on random networks of several sizes and lengths too.")
+    ] = False,
     seed: Seed = 0,
     json: JsonFile = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw agreement, and with --bptt that.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw agreement, and with --bptt that.", callback=folder_to_write)
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare e-prop's update, synapse by synapse, with NumPy, autograd, Brian2, NEST, braintrace, and others' traces.
@@ -64,14 +68,13 @@ def eprop(
             for agreement in gradients.compare_gradients(episode, names, ours):
                 found.append(agreement)
                 advance(1)
-            if episode.signal is None:
-                beside[episode.name] = gradients.beside_bptt(episode)
+            beside[episode.name] = gradients.beside_bptt(episode)
     sweep: list[Bptt] = []
     if bptt:
         with progress("full gradients", len(SIZES) * len(LENGTHS) * DRAWS, quiet) as advance:
             sweep = bptt_sweep(seed, advance)
     if str(json) != "-":
-        _print(found, absent, beside, sweep)
+        _print(found, absent, beside, sweep, network)
     result: dict[str, Any] = {
         "tolerance": gradients.TOLERANCE,
         "references": summary(found),
@@ -140,12 +143,16 @@ def _episodes(
 
 
 def _print(
-    found: list[Agreement], absent: list[str], beside: dict[str, tuple[float, float]], sweep: list[Bptt]
+    found: list[Agreement],
+    absent: list[str],
+    beside: dict[str, tuple[float, float]],
+    sweep: list[Bptt],
+    network: str,
 ) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ovonic.validation.gradients_summary import summary
+    from ovonic.validation.gradients_summary import DRAWS, summary
 
     table = Table("reference", "kind", "runs", "refused", "difference", "spikes", "verdict")
     words = {True: "agrees", False: "DISAGREES", None: "did not run"}
@@ -162,9 +169,11 @@ def _print(
     if beside:
         cosines, differences = zip(*beside.values(), strict=True)
         typer.echo(
-            f"beside the full gradient: cosine {min(cosines):.3f} to {max(cosines):.3f}, relative difference "
+            f"{network} beside the full gradient: cosine {min(cosines):.3f} to {max(cosines):.3f}, relative difference "
             f"{min(differences):.3f} to {max(differences):.3f}"
         )
+    if sweep:
+        typer.echo(f"random LIF networks, whatever NETWORK is, beside the full gradient, means of {DRAWS}:")
     for size, length in dict.fromkeys((b.neurons, b.steps) for b in sweep):
         several = [b for b in sweep if (b.neurons, b.steps) == (size, length)]
         cosine, difference = (sum(getattr(b, key) for b in several) / len(several) for key in ("cosine", "difference"))
