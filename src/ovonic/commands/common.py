@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import platform
 import shlex
 import signal
@@ -32,6 +33,8 @@ __all__ = [
     "Quiet",
     "Seed",
     "command_line",
+    "file_to_write",
+    "folder_to_write",
     "interruptible",
     "parse_device",
     "parse_step",
@@ -40,9 +43,50 @@ __all__ = [
     "write_json",
 ]
 
+
+def file_to_write(param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Callback of an option that names a file to write: refuse, before any work, one that cannot be.
+
+    Raises: ConfigError: a folder, or below what is no folder or may not be written to; option and path are named.
+    """
+    if path is not None and str(path) != "-":
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise ConfigError(f"{_named(param, path)}: a folder is there; name a file")
+        if target.is_file() or not target.exists():  # a device or a pipe is written to as it is
+            _check_folder(param, path, target.parent)
+    return path
+
+
+def folder_to_write(param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """The same of an option that names a folder to write into."""
+    if path is not None:
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_dir():
+            raise ConfigError(f"{_named(param, path)}: a file is there; name a folder")
+        _check_folder(param, path, target)
+    return path
+
+
+def _check_folder(param: typer.CallbackParam, path: Path, folder: Path) -> None:
+    there = next(above for above in (folder, *folder.parents) if above.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{_named(param, path)}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{_named(param, path)}: the folder {there} may not be written to")
+
+
+def _named(param: typer.CallbackParam, path: Path) -> str:
+    """An option, or an argument, and what was given."""
+    return f"{param.opts[0] if param.opts[0].startswith('-') else str(param.name).upper()} {path}"
+
+
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of every random draw.")]
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - for standard output.")
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write the result as JSON; - for standard output.", callback=file_to_write
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 Device = Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where torch computes.")]

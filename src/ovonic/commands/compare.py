@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
+from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, folder_to_write, progress, versions, write_json
 from ovonic.models.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def compare(
     dtype: Annotated[str, typer.Option(metavar="f64|f32", help="Floats of every run.")] = "f64",
     seed: Seed = 0,
     json: JsonFile = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw verdicts, rasters and membranes.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw verdicts, rasters and membranes.", callback=folder_to_write)
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Run a network on toolchains and say of every pair of runs: identical, different or undecidable.
@@ -109,9 +111,9 @@ def parse_dtype(text: str) -> Any:
 def parse_names(option: str, text: str | None, known: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Words of a list with commas, each once.
 
-    Raises: ConfigError: an empty word, or one that is not ``known``, if any are.
+    Raises: ConfigError: no word, an empty one, or one that is not ``known``, if any are.
     """
-    words = tuple(dict.fromkeys(word.strip() for word in text.split(","))) if text else ()
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(","))) if text is not None else ()
     for word in words:
         if not word or (known and word not in known):
             raise ConfigError(f"{option} {text}: {word!r}: {nearest(word, known) if known else 'an empty word'}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, command_line, versions, write_json
+from ovonic.commands.common import JsonFile, command_line, file_to_write, versions, write_json
 from ovonic.models.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def convert(
             "as an imported module is: give only code you trust.",
         ),
     ],
-    destination: Annotated[Path, typer.Argument(metavar="DST.nir", help="The NIR file to write.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST.nir", help="The NIR file to write.", callback=file_to_write)
+    ],
     to: Annotated[
         str,
         typer.Option(

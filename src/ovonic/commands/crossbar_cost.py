@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, command_line, write_json
+from ovonic.commands.common import JsonFile, command_line, folder_to_write, write_json
 from ovonic.models.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def cost(
     ] = 0.02,
     meta_flops: Annotated[float | None, typer.Option(min=0, help="Operations of meta-training.")] = None,
     meta_core_hours: Annotated[float | None, typer.Option(min=0, help="Or: hours of busy cores.")] = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw tornado, parts and break-even.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw tornado, parts and break-even.", callback=folder_to_write)
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Count a task or lesson in closed form and cost it: on the arrays, and in a digital twin that does the same."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, write_json
+from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, file_to_write, write_json
 from ovonic.commands.crossbar_common import ChipFile, Force, check_free, layer_table, provenance
 from ovonic.commands.crossbar_map import load_layout
 from ovonic.commands.crossbar_sources import parse_noise_model
@@ -87,7 +87,9 @@ def import_chip(
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="An npz or a CSV of cells, as 'export' writes them; or a lab's.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="CHIP.h5", help="The image to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="CHIP.h5", help="The image to write.", callback=file_to_write)
+    ],
     layout: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Where the weights lie (an npz may say it itself).")
     ] = None,

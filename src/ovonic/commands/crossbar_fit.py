@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ovonic.commands.common import JsonFile, command_line, versions, write_json
+from ovonic.commands.common import JsonFile, command_line, file_to_write, folder_to_write, versions, write_json
 from ovonic.models.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ __all__ = ["fit"]
 
 def fit(
     measurements: Annotated[Path, typer.Argument(help="CSV: device, time_s or pulse, g_us, perhaps g_target_us.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The device model, JSON.")] = Path(
-        "device_model.json"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The device model, JSON.", callback=file_to_write)
+    ] = Path("device_model.json"),
     name: Annotated[str, typer.Option(help="Name of the model.")] = "fitted",
     g_max: Annotated[
         float | None, typer.Option(metavar="US", help="Full scale of a device (default: the largest target).")
@@ -34,7 +34,9 @@ def fit(
     onto: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Pulses: keep drift and read noise of this model.")
     ] = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw data, fit and residuals.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw data, fit and residuals.", callback=folder_to_write)
+    ] = None,
     json: JsonFile = None,
 ) -> None:
     """Fit a device model to conductance over time or over pulses, and say how well it describes the data."""

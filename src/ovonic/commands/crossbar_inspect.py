@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, command_line, write_json
+from ovonic.commands.common import JsonFile, Quiet, command_line, file_to_write, write_json
 from ovonic.commands.crossbar_common import (
     ChipFile,
     Force,
@@ -29,10 +29,12 @@ __all__ = ["drift", "inspect"]
 def inspect(
     chip: ChipFile,
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw conductances and errors (png, svg or pdf).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw conductances and errors (png, svg or pdf).", callback=file_to_write),
     ] = None,
     arrays: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the arrays, cell by cell, as they read now.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the arrays, cell by cell, as they read now.", callback=file_to_write),
     ] = None,
     json: JsonFile = None,
     quiet: Quiet = False,
@@ -57,7 +59,9 @@ def inspect(
 
 def drift(
     chip: ChipFile,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="LATER.h5", help="The image to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="LATER.h5", help="The image to write.", callback=file_to_write)
+    ],
     seconds: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long to wait: seconds, or 1.5h, 1d, 2weeks, 1month, 1year.")
     ] = None,

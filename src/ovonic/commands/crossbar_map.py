@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, command_line, write_json
+from ovonic.commands.common import JsonFile, Quiet, command_line, file_to_write, write_json
 from ovonic.commands.crossbar_common import Force, check_free, save_figure
 from ovonic.commands.crossbar_sources import Part, SourceName, read_placed_source
 from ovonic.models.errors import ConfigError
@@ -39,8 +39,12 @@ def map_source(
         ),
     ] = "all",
     read_phases: Annotated[int, typer.Option(help="Phases of a signed read: 1, 2 or 4.")] = 1,
-    out: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write the layout.")] = None,
-    figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the arrays (png, svg or pdf).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write the layout.", callback=file_to_write)
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the arrays (png, svg or pdf).", callback=file_to_write)
+    ] = None,
     force: Force = False,
     json: JsonFile = None,
     quiet: Quiet = False,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, write_json
+from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, file_to_write, write_json
 from ovonic.commands.crossbar_common import Force, check_free, layer_table, provenance
 from ovonic.commands.crossbar_map import load_layout
 from ovonic.commands.crossbar_sources import NoiseModel, Part, SourceName, parse_noise_model, read_placed_source
@@ -18,7 +18,9 @@ __all__ = ["program"]
 
 def program(
     source: SourceName,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="CHIP.h5", help="The image to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="CHIP.h5", help="The image to write.", callback=file_to_write)
+    ],
     noise_model: NoiseModel = "pcm",
     part: Part = None,
     layout: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ovonic.commands.common import folder_to_write
 from ovonic.commands.fewshot_adapt import adapt
 from ovonic.commands.fewshot_curves import curves
 from ovonic.commands.fewshot_evaluate import evaluate
@@ -23,7 +24,7 @@ app.command()(adapt)
 
 @app.command()
 def download(
-    folder: Annotated[Path, typer.Argument(help="Folder of the zips.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the zips.", callback=folder_to_write)],
 ) -> None:
     """Fetch the full Omniglot set through torchvision: images_background.zip and images_evaluation.zip."""
     from ovonic.tasks.omniglot import download_omniglot

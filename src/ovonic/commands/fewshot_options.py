@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ovonic.commands.common import folder_to_write
+
 if TYPE_CHECKING:
     from ovonic.models.fewshot_cnn import FewshotCNN
 
@@ -24,7 +26,7 @@ Queries = Annotated[int, typer.Option(help="Drawings a class to classify.")]
 Norm = Annotated[str | None, typer.Option(help="Whose statistics normalise: support, transductive or meta-batch.")]
 Bits = Annotated[int | None, typer.Option("--precision", help="Bits of the weights: 32, or 2 to 16.")]
 Rounding = Annotated[str, typer.Option(help="Rounding to few bits: stochastic or nearest.")]
-Figures = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures there.")]
+Figures = Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures there.", callback=folder_to_write)]
 WeightsName = Annotated[str, typer.Option("--weights", "-w", help="A shipped name, a safetensors or a published file.")]
 Updates = Annotated[int | None, typer.Option(help="Inner updates (default: as the weights were trained).")]
 

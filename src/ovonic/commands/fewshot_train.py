@@ -15,6 +15,7 @@ from ovonic.commands.common import (
     Quiet,
     Seed,
     command_line,
+    folder_to_write,
     interruptible,
     parse_device,
     progress,
@@ -39,7 +40,7 @@ from ovonic.commands.processes import ProcessCount, launched
 
 
 def train(
-    out: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the run.", callback=folder_to_write)],
     data: Data = None,
     split: Annotated[str, typer.Option(help="train, or train+validation, background, all.")] = "train",
     folds: Folds = None,

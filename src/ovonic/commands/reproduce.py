@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
+from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, folder_to_write, progress, versions, write_json
 from ovonic.models.errors import ConfigError, nearest
 
 VERDICTS = {True: "held", False: "NOT HELD", None: "unknown"}
 
 
 def reproduce(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("ovonic-report"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.", callback=folder_to_write)] = Path(
+        "ovonic-report"
+    ),
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="PART", help="Only fewshot, robot, gradients, simulators, hardware or paper; several."),

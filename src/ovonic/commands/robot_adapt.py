@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, parse_step, progress, versions, write_json
+from ovonic.commands.common import (
+    JsonFile,
+    Quiet,
+    Seed,
+    command_line,
+    file_to_write,
+    folder_to_write,
+    parse_step,
+    progress,
+    versions,
+    write_json,
+)
 from ovonic.models.errors import ConfigError, DivergenceError
 
 if TYPE_CHECKING:
@@ -28,7 +39,14 @@ def adapt(
         Path, typer.Argument(metavar="CSV", help="Columns x, y, z of the tip, or angles q1, q2 from home; and t in s.")
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="CSV", help="Velocities, angles and path: learned, target, before.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="CSV",
+            help="Velocities, angles and path: learned, target, before.",
+            callback=file_to_write,
+        ),
     ] = Path("learned.csv"),
     weights: Annotated[
         str, typer.Option("--weights", "-w", help="A shipped name, a safetensors or a published file.")
@@ -49,7 +67,9 @@ def adapt(
     updates: Annotated[int | None, typer.Option(min=1, help="Updates (default: as the weights say).")] = None,
     seed: Seed = 0,
     json: JsonFile = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the figures there.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the figures there.", callback=folder_to_write)
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Learn a recorded movement of the arm in one shot: one trial, one update, one trial.

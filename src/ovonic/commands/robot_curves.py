@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ovonic.commands.common import command_line
+from ovonic.commands.common import command_line, file_to_write
 
 
 def curves(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, each begun with the weights of the one before.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The figure.")] = Path("curves.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The figure.", callback=file_to_write)] = Path("curves.png"),
 ) -> None:
     """Draw training loss, validation loss and tip error over the outer steps."""
     from ovonic.tasks.robot_run import read_metrics

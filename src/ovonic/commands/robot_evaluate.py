@@ -16,6 +16,7 @@ from ovonic.commands.common import (
     Quiet,
     Seed,
     command_line,
+    folder_to_write,
     parse_device,
     parse_step,
     progress,
@@ -86,7 +87,9 @@ def evaluate(
     device: Device = "cpu",
     backend: Backend = "ovonic",
     json: JsonFile = None,
-    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Draw the movement of median loss.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the movement of median loss.", callback=folder_to_write)
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure the error before and after a lesson on movements never trained on, beside lessons that teach nothing;

@@ -16,6 +16,7 @@ from ovonic.commands.common import (
     Quiet,
     Seed,
     command_line,
+    folder_to_write,
     interruptible,
     parse_device,
     parse_step,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    out: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the run.", callback=folder_to_write)],
     lsg_lif: Annotated[int | None, typer.Option(min=0, help="LIF neurons of the LSG. [default: 560]")] = None,
     lsg_alif: Annotated[int | None, typer.Option(min=0, help="Adaptive neurons of the LSG. [default: 240]")] = None,
     trainee: Annotated[int | None, typer.Option(min=1, help="Neurons of the trainee. [default: 250]")] = None,

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import Advance, JsonFile, Quiet, command_line, progress, versions, write_json
+from ovonic.commands.common import (
+    Advance,
+    JsonFile,
+    Quiet,
+    command_line,
+    file_to_write,
+    folder_to_write,
+    progress,
+    versions,
+    write_json,
+)
 from ovonic.models.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -34,9 +44,14 @@ def sweep(
         list[str] | None, typer.Option("--grid", "-g", metavar="OPTION=V,V,..", help="Values of an option; repeatable.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(metavar="A..B", help="Short for --grid seed=A..B.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The table, as CSV.")] = Path("sweep.csv"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The table, as CSV.", callback=file_to_write)
+    ] = Path("sweep.csv"),
     folder: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where each point's result is kept. [default: FILE.points]")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where each point's result is kept. [default: FILE.points]", callback=folder_to_write
+        ),
     ] = None,
     columns: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Only these results, e.g. 'loss.*'; repeatable.")

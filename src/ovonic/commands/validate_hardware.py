@@ -13,6 +13,7 @@ from ovonic.commands.common import (
     Quiet,
     Seed,
     command_line,
+    folder_to_write,
     json_result,
     plain,
     progress,
@@ -20,20 +21,28 @@ from ovonic.commands.common import (
     write_json,
 )
 from ovonic.commands.fewshot_options import Data
-from ovonic.models.errors import ConfigError
+from ovonic.models.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from ovonic.validation.hardware_conditions import Condition
 
 __all__ = ["hardware"]
 
+DRAWN = {"adaptation": "adaptation_figure", "updates": "updates_figure"}
+"""Studies that have a figure: what of ``validation.hardware_figures`` draws it."""
 IMPLEMENTATIONS = {"aihwkit": "aihwkit tiles", "crossbar": "crossbar"}
 
 
 def hardware(
     study: Annotated[str, typer.Option(help="headline, training-noise, adaptation, updates or parity.")] = "headline",
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the conditions' results; those that are there are kept.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the conditions' results; those that are there are kept.",
+            callback=folder_to_write,
+        ),
     ] = Path("ovonic-hardware"),
     chips: Annotated[int, typer.Option(min=1, help="Draws of all devices; each meets every task.")] = 30,
     tasks: Annotated[int, typer.Option(min=2, help="Few-shot tasks, and movements of the arm.")] = 1000,
@@ -45,7 +54,10 @@ def hardware(
     seed: Seed = 2025,
     json: JsonFile = None,
     figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw the study, where it is adaptation or updates.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Draw the study, where it is adaptation or updates.", callback=folder_to_write
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -64,7 +76,14 @@ def hardware(
     from ovonic.validation.hardware_studies import study as conditions_of
 
     size = Size(chips, tasks)
-    conditions = [c for c in conditions_of(study, weights or ()) if only is None or only in c.name]
+    conditions = conditions_of(study, weights or ())
+    if figures is not None and study not in DRAWN:
+        raise ConfigError(f"--figures: the study {study} is a table; drawn are {', '.join(DRAWN)}")
+    if only is not None:
+        names = [c.name for c in conditions]
+        conditions = [c for c in conditions if only in c.name]
+        if not conditions:
+            raise ConfigError(f"--only {only}: no condition of the study {study}; {nearest(only, names)}")
     characters = None
     if any(c.experiment == "fewshot" for c in conditions):
         characters = load_characters(data or ["glyphs"], "all")
@@ -140,10 +159,8 @@ def _draw(study: str, found: Mapping[Condition, Mapping[str, Any]], folder: Path
     from ovonic.validation import hardware_figures
     from ovonic.validation.figure_style import save
 
-    drawn = {"adaptation": hardware_figures.adaptation_figure, "updates": hardware_figures.updates_figure}
-    if study not in drawn:
-        raise ConfigError(f"--figures: the study {study} is a table; drawn are {', '.join(drawn)}")
-    typer.echo(str(save(drawn[study](found), folder / f"hardware_{study}.png", command=command_line())))
+    made = getattr(hardware_figures, DRAWN[study])(found)
+    typer.echo(str(save(made, folder / f"hardware_{study}.png", command=command_line())))
 
 
 def _print(name: str, report: Mapping[str, Any]) -> None:

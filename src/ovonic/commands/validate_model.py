@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
+from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, folder_to_write, progress, versions, write_json
 from ovonic.commands.compare import SIMULATORS, parse_names
 from ovonic.models.errors import ConfigError, nearest
 
@@ -89,7 +89,9 @@ def model(
     reset: Annotated[str | None, typer.Option(help="Its reset, where the file cannot say.")] = None,
     dt: Annotated[float | None, typer.Option(metavar="MS", help="The time step, where the source cannot say.")] = None,
     part: Annotated[str | None, typer.Option(metavar="lsg|trainee", help="Which of a robot's networks.")] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("ovonic-model"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.", callback=folder_to_write)] = Path(
+        "ovonic-model"
+    ),
     seed: Seed = 0,
     json: JsonFile = None,
     quiet: Quiet = False,

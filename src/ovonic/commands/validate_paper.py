@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ovonic.commands.common import JsonFile, Quiet, Seed, command_line, progress, versions, write_json
+from ovonic.commands.common import (
+    JsonFile,
+    Quiet,
+    Seed,
+    command_line,
+    file_to_write,
+    folder_to_write,
+    progress,
+    versions,
+    write_json,
+)
 from ovonic.commands.fewshot_options import Data
 from ovonic.models.errors import ConfigError, nearest
 
@@ -31,9 +41,14 @@ def paper(
     weights: Annotated[str, typer.Option("--weights", "-w", help="The arm's, of --measure still.")] = "robot-q16",
     data: Data = None,
     only: Annotated[str | None, typer.Option(metavar="TEXT", help="Rows whose key or place holds this.")] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table as a page.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table as a page.", callback=file_to_write)
+    ] = None,
     kept: Annotated[
-        Path | None, typer.Option("--keep", metavar="DIR", help="Copy what --from reads there, cut down and sealed.")
+        Path | None,
+        typer.Option(
+            "--keep", metavar="DIR", help="Copy what --from reads there, cut down and sealed.", callback=folder_to_write
+        ),
     ] = None,
     seed: Seed = 0,
     json: JsonFile = None,
