@@ -45,10 +45,16 @@ class DivergenceError(OvonicError, ArithmeticError):
     """Training left the finite numbers; the message names the step and the last good checkpoint."""
 
 
+MANY, FEW = 24, 5
+"""A hint lists all choices up to ``MANY``, and else the nearest ``FEW``."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """Phrase a hint for a mistyped ``word``: the closest of ``choices``, or all of them."""
+    """Phrase a hint for a mistyped ``word``: the closest of ``choices``, or all of them; of many, the nearest few."""
     options = sorted(choices)
     close = difflib.get_close_matches(word, options, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "choose one of " + ", ".join(repr(option) for option in options)
+    shown = options if len(options) <= MANY else difflib.get_close_matches(word, options, n=FEW, cutoff=0.0)
+    others = f", or one of {len(options) - FEW} others" if len(options) > MANY else ""
+    return "choose one of " + ", ".join(map(repr, shown)) + others

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,8 @@ from ovonic.validation.sweep import SCHEMA, Point, read_record
 __all__ = ["BACKENDS", "Record", "run_points"]
 
 BACKENDS = ("loky", "dask")
+ADDRESS = re.compile(r"([a-z]+://)?([\w.-]+|\[[0-9a-fA-F:.%]+\]):[0-9]{1,5}(/.*)?|inproc://.+")
+"""Of a Dask scheduler: a protocol that distributed knows by name or none, host and port."""
 STOPPED = (130, -2)
 """Exit status of a point that Ctrl-C ended: it is not recorded."""
 
@@ -55,12 +58,15 @@ def run_points(
         scheduler: address of the Dask scheduler.
         on_start: told how many points are kept; on_record: told of each new record.
     Returns: a record a point, in order.
-    Raises: ConfigError: an unknown backend, or an address without Dask. ToolchainError: no Dask, or no scheduler.
+    Raises: ConfigError: an unknown backend, an address without Dask, or one that is none. ToolchainError: no Dask, or
+        no scheduler.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"--backend {backend}: choose one of {', '.join(BACKENDS)}")
     if (backend == "dask") != (scheduler is not None):
         raise ConfigError("--backend dask and --scheduler ADDRESS go together")
+    if scheduler is not None and not ADDRESS.fullmatch(scheduler):
+        raise ConfigError(f"--scheduler {scheduler}: no address; give host and port, such as tcp://host:8786")
     identities = [point.identity(versions) for point in points]
     files = [folder / f"{point.name}.json" for point in points]
     kept = [_kept(file, identity) for file, identity in zip(files, identities, strict=True)]

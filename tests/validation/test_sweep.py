@@ -160,6 +160,10 @@ def test_chosen_columns_stand_in_the_order_of_their_patterns() -> None:
     assert [rows[0][name] for name in columns[3:]] == [0.75, 0.25, "w"]
     with pytest.raises(DataError, match=r"--columns los.mean: .* did you mean 'loss.mean'"):
         table({"chips": ["0"]}, _found({"result": RESULT}), ["los.mean"])
+    many = _found({"result": {"zone": {str(i): i for i in range(300)}, "best": {"of": 1.0, "at": 2.0}}})
+    with pytest.raises(DataError, match=r"choose one of 'best.*or one of 297 others") as far:
+        table({"chips": ["0"]}, many, ["best.somewhere.typo*"])
+    assert len(str(far.value)) < 200
     nothing = _found({"status": 2, "error": "x", "result": None})
     assert table({"chips": ["0"]}, nothing, ["los.mean"])[0] == ["chips", "status", "error"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from ovonic.__main__ import main
 from ovonic.adapters.sealed_json import read_sealed
 from ovonic.commands.common import versions
 from ovonic.models.errors import ConfigError, ToolchainError
 from ovonic.validation.sweep import Point, points
-from ovonic.validation.sweep_running import run_points
+from ovonic.validation.sweep_running import ADDRESS, run_points
 
 GRID = {"read-phases": ["1", "2", "3"], "updates": ["1", "2"]}
 POINTS = points(["crossbar", "cost", "fewshot"], GRID)
@@ -132,6 +134,11 @@ def test_workers_of_their_own_give_the_same_results(tmp_path: Path) -> None:
     assert records[0]["result"]["schema"] == "ovonic/crossbar-cost/1"
     assert records[0]["result"]["config"]["updates"] == 1
     assert read_sealed(tmp_path / "points/read-phases=1,updates=1.json") == records[0]
+    assert main([*made[0].arguments, "--json", str(tmp_path / "own.json")]) == 0
+    own = json.loads((tmp_path / "own.json").read_text())
+    for result in (own, records[0]["result"]):
+        del result["config"]["command"]  # names the file that is written
+    assert own == records[0]["result"]
 
 
 @pytest.mark.parametrize(
@@ -140,11 +147,20 @@ def test_workers_of_their_own_give_the_same_results(tmp_path: Path) -> None:
         ({"backend": "ray"}, "choose one of loky, dask"),
         ({"backend": "dask"}, "--scheduler ADDRESS go together"),
         ({"scheduler": "tcp://127.0.0.1:1"}, "--scheduler ADDRESS go together"),
+        ({"backend": "dask", "scheduler": "foo"}, "--scheduler foo: no address; give host and port"),
+        ({"backend": "dask", "scheduler": "tcp://foo"}, "--scheduler tcp://foo: no address"),
+        ({"backend": "dask", "scheduler": "foo:port"}, "--scheduler foo:port: no address"),
+        ({"backend": "dask", "scheduler": ""}, "--scheduler : no address"),
     ],
 )
 def test_backends_are_checked(tmp_path: Path, options: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         _run(tmp_path, **options)
+
+
+@pytest.mark.parametrize("address", ["host:8786", "tls://a-b.example:8786", "tcp://[::1]:80", "inproc://10.0.0.1/7/1"])
+def test_addresses_of_schedulers(address: str) -> None:
+    assert ADDRESS.fullmatch(address)
 
 
 @pytest.mark.slow
