@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ovonic.__main__ import main
 from ovonic.validation.figures import weight_histograms
 from ovonic.validation.report import At, Claim, Picture, Section, Table, look_up, write_report
 
@@ -31,7 +32,7 @@ LOOK = """
 const frame = document.querySelector('iframe');
 frame.onload = () => {
   const page = frame.contentDocument, wide = page.documentElement;
-  const seen = [...page.querySelectorAll('data')].map(d => [d.dataset.path ?? '', d.value, d.textContent]);
+  const seen = [...page.querySelectorAll('data')].map(d => [{...d.dataset}, d.value, d.textContent]);
   const hidden = [...page.querySelectorAll('data, img')].filter(e => !e.closest('details') && !e.offsetWidth).length;
   const images = [...page.images].map(i => [i.complete && i.naturalWidth > 0, i.alt]);
   const found = {seen, hidden, images, width: wide.scrollWidth, frame: wide.clientWidth,
@@ -99,29 +100,61 @@ def browse(chromium: str, folder: Path, page: Path, *options: str) -> str:
     return ran.stdout
 
 
-@pytest.mark.parametrize("width", [360, 700, 1280])
-def test_numbers_are_the_json_s_and_nothing_is_wider_than_the_screen(
-    width: int, chromium: str, folder: Path, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user gets: the arm's part and the paper's table of ``ovonic reproduce``."""
+    folder = tmp_path_factory.mktemp("reproduced")
+    line = ["reproduce", "--only", "robot", "--only", "paper", "--out", str(folder), "--jobs", "0", "--quiet"]
+    assert main(line) == 0
+    return folder
+
+
+def laid_out(chromium: str, folder: Path, width: int, tmp_path: Path) -> dict[str, Any]:
+    """What ``LOOK`` sees of a report in a frame so wide, after what must hold of any."""
     page = (folder / "report.html").read_text()
     frame = f'<iframe style="border:0;width:{width}px;height:800px" srcdoc="{html.escape(page)}"></iframe>'
     around = tmp_path / "around.html"
     around.write_text(f"<!DOCTYPE html><body>{frame}<pre></pre><script>{LOOK}</script>")
     dom = browse(chromium, tmp_path, around, "--window-size=1400,900")
-    found = json.loads(html.unescape(dom.rpartition("<pre>")[2].partition("</pre>")[0]))
-    kept = json.loads((folder / "report.json").read_text())
+    found: dict[str, Any] = json.loads(html.unescape(dom.rpartition("<pre>")[2].partition("</pre>")[0]))
     assert found["title"] == "Ovonic"
     assert width - 20 < found["frame"] <= width  # a scroll bar
     assert found["width"] <= found["frame"]
     assert found["hidden"] == 0
     assert all(complete and alt.strip() for complete, alt in found["images"])
+    return found
+
+
+def in_json(kept: dict[str, Any], place: dict[str, str]) -> float:
+    """The number that stands at a place of the JSON."""
+    value = float(look_up(kept, place["path"]))
+    if "over" in place:
+        return value / float(look_up(kept, place["over"]))
+    return value - float(look_up(kept, place["minus"])) if "minus" in place else value
+
+
+@pytest.mark.parametrize("width", [360, 700, 1280])
+def test_numbers_are_the_json_s_and_nothing_is_wider_than_the_screen(
+    width: int, chromium: str, folder: Path, tmp_path: Path
+) -> None:
+    found, kept = laid_out(chromium, folder, width, tmp_path), json.loads((folder / "report.json").read_text())
     assert len(found["images"]) == 2
     assert len(found["seen"]) > 70
-    for path, value, text in found["seen"]:
-        assert float(value) == look_up(kept, path)
+    for place, value, text in found["seen"]:
+        assert float(value) == in_json(kept, place)
         shown = float(text.replace("−", "-"))
-        scale = 100 if path.startswith("part/accuracy") else 1
+        scale = 100 if place["path"].startswith("part/accuracy") else 1
         assert shown == pytest.approx(scale * float(value), rel=0.06, abs=0.006)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_real_report_too(width: int, chromium: str, reproduced: Path, tmp_path: Path) -> None:
+    found, kept = laid_out(chromium, reproduced, width, tmp_path), json.loads((reproduced / "report.json").read_text())
+    assert len(found["images"]) == 6
+    placed = [(place, value) for place, value, _ in found["seen"] if "path" in place]
+    assert len(placed) > 100
+    for place, value in placed:
+        assert float(value) == in_json(kept, place), place
 
 
 def asked(log: Path) -> list[str]:
