@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from ovonic.models.natural_eprop import InnerLoop
 from ovonic.models.natural_eprop_networks import NaturalEPropConfig
 from ovonic.tasks import robot_training
+from ovonic.tasks.robot_run import training_run
 from ovonic.tasks.robot_training import RobotTrainingConfig, RobotTrainingState, robot_train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here")
@@ -47,6 +49,34 @@ def test_a_replayed_run_is_one_that_launches_each_kernel(monkeypatch: pytest.Mon
 def test_the_same_run_twice() -> None:
     first, second = _trained(CONFIG), _trained(CONFIG)
     assert all(torch.equal(a, b) for a, b in zip(first.net.parameters(), second.net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_a_run_that_was_stopped_and_resumed_is_one_that_was_not(tmp_path: Path, step: int, rounding: str) -> None:
+    """Bit for bit, replayed (nearest) and launched kernel by kernel (stochastic): weights, moments, metrics."""
+    config = replace(CONFIG, inner=InnerLoop(1e-3, rounding=rounding))
+    assert config.replays is (rounding == "nearest")
+    provenance = {"command": "test", "versions": {}}
+    asked: list[int] = []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) == step
+
+    _, whole = training_run(config, tmp_path / "whole", provenance=provenance)
+    with pytest.raises(KeyboardInterrupt):
+        training_run(config, tmp_path / "parts", provenance=provenance, stop=stop)
+    began: list[int] = []
+    _, resumed = training_run(
+        config, tmp_path / "parts", provenance=provenance, resume=True, on_start=lambda state: began.append(state.step)
+    )
+    assert began == [step]
+    due = whole.tensors()
+    assert due.keys() == resumed.tensors().keys()
+    assert all(torch.equal(due[name], tensor) for name, tensor in resumed.tensors().items())
+    for name in ("weights.safetensors", "metrics.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
 def test_near_the_cpu() -> None:
