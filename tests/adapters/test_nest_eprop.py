@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from ovonic.adapters import nest_eprop, nest_eprop_building
 from ovonic.adapters.nest_eprop import Rates, learn, run_eprop, unsupported
-from ovonic.models.dynamics import Adaptation, Dynamics, Refractory, ResetToValue, decay_from_tau
+from ovonic.models.dynamics import Adaptation, Comparison, Dynamics, Refractory, ResetToValue, decay_from_tau
 from ovonic.models.eprop import eprop
 from ovonic.models.errors import ConfigError, UnsupportedDynamics
 from ovonic.models.layers import Input, Linear, Readout, Recurrence, Spiking
 from ovonic.models.learning_signals import learning_signals, rate_signal
 from ovonic.models.network import Edge, Network
 from ovonic.models.simulation import run
-from ovonic.models.surrogates import ArcTan, Boxcar, FastSigmoid
+from ovonic.models.surrogates import PUBLISHED_SLOPE, ArcTan, Boxcar, FastSigmoid
 from ovonic.tasks.bellec import Evidence, Pattern, evidence_accumulation, pattern_generation, repeated, task_network
 from ovonic.validation.eprop_learning import side_by_side
-from ovonic.validation.gradients import Episode, compare_gradients, factorised, random_episode, relative
+from ovonic.validation.gradients import Episode, compare_gradients, episode_of, factorised, random_episode, relative
 
 pytestmark = pytest.mark.toolchain
 
@@ -39,6 +40,59 @@ def test_both_families_agree_with_the_rule(index: int) -> None:
         assert agreement.agrees, agreement
         assert agreement.worst is not None
         assert agreement.worst < 1e-12
+
+
+@pytest.mark.parametrize("silent", [0, 2])
+def test_why_the_delta_models_are_no_reference(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """eprop_iaf_psc_delta runs our spikes with a reset to a value and a frozen membrane, and learns by other traces:
+    filtered inputs that go on through the neuron's own reset, where the derivative of the membrane ends.
+    """
+    import nest
+
+    defaults = nest.GetDefaults("eprop_iaf_psc_delta")
+    assert {"V_reset", "refractory_input"} <= set(defaults)
+    assert not {"V_reset", "refractory_input"} & set(nest.GetDefaults("eprop_iaf"))
+    names = nest_eprop_building.MODELS["online"]._replace(plain="eprop_iaf_psc_delta")
+    plain = nest_eprop_building._neuron
+
+    def neuron(plan: Any, steps: int, dt: float) -> dict[str, Any]:
+        return plain(plan, steps, dt) | {"V_reset": 0.0, "t_ref": silent * dt}
+
+    monkeypatch.setitem(nest_eprop_building.MODELS, "delta", names)
+    monkeypatch.setattr(nest_eprop_building, "_neuron", neuron)
+    monkeypatch.setattr(nest_eprop_building, "_mend", lambda *_: None)
+    monkeypatch.setattr(nest_eprop, "refuse", lambda *_: None)
+    rng = np.random.default_rng(0)
+    refractory = Refractory(silent, frozen=silent > 0)
+    dynamics = Dynamics(0.95, 0.6, reset=ResetToValue(0.0), refractory=refractory, comparison=Comparison.GREATER_EQUAL)
+    layers = {
+        "x": Input((8,)),
+        "in": Linear(rng.normal(0.15, 0.5, (8, 12))),
+        "h": Spiking(dynamics, Recurrence(rng.normal(0, 0.1, (12, 12)), masked_diagonal=True)),
+        "out": Linear(rng.normal(0, 0.5, (12, 2))),
+        "y": Readout(0.93),
+    }
+    episode = episode_of("delta", Network.stack(layers), 60)
+    ours = factorised(episode)
+    theirs = run_eprop(episode.network, episode.inputs, episode.targets, models="delta")
+    spikes = ours.trace["h"].spikes
+    assert spikes.sum() > 50
+    assert torch.equal(theirs.trace["h"].spikes, spikes)
+    assert relative(theirs.gradients["out.weight"], ours.gradients["out.weight"]) < 1e-12
+    assert relative(theirs.gradients["in.weight"], ours.gradients["in.weight"]) > 1
+
+    slope = PUBLISHED_SLOPE.height / 0.6 * (1 - (ours.trace["h"].membrane[0] - 0.6).abs() / 0.6).clamp(min=0)
+    for step, j in spikes[0].nonzero().tolist():
+        slope[step + 1 : step + 1 + silent, j] = 0
+    signal = (ours.trace.readouts["y"] - episode.targets["y"])[0] @ torch.tensor(
+        episode.network.weights()["out.weight"].T
+    )
+    filtered, bar, gradient = torch.zeros(8).double(), torch.zeros(8, 12).double(), torch.zeros(8, 12).double()
+    for x, psi, learning in zip(episode.inputs["x"][0], slope, signal, strict=True):
+        filtered = 0.95 * filtered + x
+        bar = 0.93 * bar + filtered[:, None] * psi
+        gradient += learning * bar
+    assert relative(theirs.gradients["in.weight"], gradient) < 1e-12
 
 
 def test_the_trace_is_that_of_the_network() -> None:
