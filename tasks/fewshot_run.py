@@ -196,7 +196,7 @@ def _starting_network(source: str) -> tuple[FewshotCNN, dict[str, Any]]:
 
 
 def _take_over(net: FewshotCNN, start: FewshotCNN, source: str) -> None:
-    """Copy kernels, read-out and inner rates; the read-out of another number of classes becomes their mean."""
+    """Copy kernels and read-out, which of another number of classes becomes their mean; inner rates stay the run's."""
     if (start.config.channels, start.config.blocks) != (net.config.channels, net.config.blocks):
         raise ConfigError(
             f"{source}: {start.config.blocks} blocks of {start.config.channels} channels, the run has "

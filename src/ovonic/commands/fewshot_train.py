@@ -73,7 +73,9 @@ def train(
     noise_model: Annotated[
         str | None, typer.Option(metavar="pcm|hermes|..", help="Noise of these devices on the kernels.")
     ] = None,
-    init: Annotated[str | None, typer.Option(help="Start from these weights, or a run's checkpoint.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from these weights, or a run's checkpoint; inner rates begin anew.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the folder's run.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 250,
