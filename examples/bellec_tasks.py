@@ -1,8 +1,11 @@
 """Two tasks of Bellec et al. 2020, learned by our e-prop and by NEST's: the same weights, the same inputs, one curve.
 
     uv run python examples/bellec_tasks.py --figure bellec.png
+    uv run python examples/bellec_tasks.py --fresh --updates 200 --figure evidence.png
 
-Both end in under a minute. NEST learns in one simulation of all episodes, with its own updates and its own optimiser.
+The first ends in under a minute, and learns the same episodes over and over. The second takes some minutes: evidence
+accumulation alone, with fresh episodes in every update, so that each is answered before it was ever learned from. NEST
+learns in one simulation of all episodes, with its own updates and its own optimiser.
 """
 
 from __future__ import annotations
@@ -10,8 +13,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ovonic.tasks.bellec import Evidence, Pattern, evidence_accumulation, pattern_generation, repeated, task_network
-from ovonic.validation.eprop_learning import LearningCurves, learning_figure, side_by_side
+from ovonic.validation.eprop_learning import LearningCurves, accuracy_figure, learning_figure, side_by_side
 from ovonic.validation.figure_style import save
 
 
@@ -28,12 +34,50 @@ def evidence(updates: int = 20, seed: int = 0, neurons: int = 40, batch: int = 4
     return side_by_side(task_network(task, neurons, neurons // 2, seed), task, 3e-4, batch)
 
 
+def fresh_evidence(updates: int = 200, seed: int = 0, neurons: int = 40, batch: int = 16) -> LearningCurves:
+    """Evidence accumulation: three cues, a delay, a recall; ``batch`` unseen episodes in every update."""
+    task = evidence_accumulation(batch * updates, seed, Evidence(inputs=40, cues=3, delay=40, rate=0.2))
+    return side_by_side(task_network(task, neurons, neurons // 2, seed), task, 3e-4, batch)
+
+
+def report_fresh(updates: int, seed: int, file: Path | None) -> None:
+    """Print accuracy on unseen episodes at the start and at the end, ours and NEST's, and draw it."""
+    found = fresh_evidence(updates, seed)
+    assert found.our_right is not None
+    assert found.their_right is not None
+    part = max(1, updates // 4)
+    for name, right in (("ours", found.our_right), ("NEST's", found.their_right)):
+        (first, a), (last, b) = (
+            (x.mean(), 196 * (x.mean() * (1 - x.mean()) / x.size) ** 0.5) for x in ends(right, part)
+        )
+        print(
+            f"{name}: {100 * first:.1f} ± {a:.1f} % of unseen episodes right in the first {part} updates, "
+            f"{100 * last:.1f} ± {b:.1f} % in the last"
+        )
+    other = (found.our_right != found.their_right).sum()
+    print(
+        f"{other} of {found.our_right.size} answers differ; largest relative difference of losses "
+        f"{found.difference:.1e}, of weights {found.weight_difference:.1e}"
+    )
+    if file:
+        print(save(accuracy_figure(found, setting=f"Seed {seed}."), file))
+
+
+def ends(right: NDArray[np.bool_], part: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The answers of the first and of the last ``part`` updates."""
+    return right[:part], right[-part:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--fresh", action="store_true", help="evidence accumulation, fresh episodes in every update")
     options = parser.parse_args()
+    if options.fresh:
+        report_fresh(options.updates, options.seed, options.figure)
+        return
     curves = [learn(options.updates, options.seed) for learn in (pattern, evidence)]
     for found in curves:
         print(

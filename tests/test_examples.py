@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -94,3 +96,19 @@ def test_bellecs_tasks_are_learned_as_by_nest() -> None:
     for found in (example.pattern(4, neurons=12, steps=60), example.evidence(3, neurons=12, batch=2)):
         assert found.difference < 1e-10
         assert found.ours[-1] < found.ours[0]
+
+
+def test_fresh_evidence_is_answered_as_by_nest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("nest", reason="needs NEST: pip install 'ovonic[nest]'")
+    example = _example("bellec_tasks")
+    monkeypatch.setattr(example, "fresh_evidence", functools.partial(example.fresh_evidence, neurons=12, batch=2))
+    monkeypatch.setattr(
+        sys, "argv", ["bellec_tasks.py", "--fresh", "--updates", "12", "--figure", str(tmp_path / "found.png")]
+    )
+    example.main()
+    said = capsys.readouterr().out
+    assert "0 of 24 answers differ" in said
+    assert said.count("% of unseen episodes right in the first 3 updates") == 2
+    assert (tmp_path / "found.png").stat().st_size > 1000
