@@ -13,9 +13,10 @@ from ovonic.validation import hardware
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--figures f", "--figures: the study headline is a table; drawn are adaptation, updates"),
-        ("--study parity --figures f", "--figures: the study parity is a table; drawn are adaptation, updates"),
-        ("--study training-noise --figures f", "--figures: the study training-noise is a table"),
+        (
+            "--study training-noise --figures f",
+            "--figures: the study training-noise has none; drawn are headline, parity, adaptation, updates",
+        ),
         (
             "--only robot-q16-pcmm",
             "--only robot-q16-pcmm: no condition of the study headline; did you mean 'robot-q16-",

@@ -1,4 +1,5 @@
-"""Figures of the ``validation.hardware_studies``: error over noise by where adaptation takes place; over updates."""
+"""Figures of the ``validation.hardware_studies``: ratios beside their margins; error over noise by where adaptation
+takes place; over updates."""
 
 from __future__ import annotations
 
@@ -11,9 +12,12 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ovonic.models.errors import ConfigError
 from ovonic.validation.figure_style import MUTED, SERIES, finish, styled
-from ovonic.validation.hardware_conditions import Condition
+from ovonic.validation.hardware_conditions import MONTH_S, Condition
+from ovonic.validation.hardware_margins import MARGINS
+from ovonic.validation.margin_figure import Judged, margin_figure
+from ovonic.validation.parity import PARITY_MARGINS
 
-__all__ = ["adaptation_figure", "updates_figure"]
+__all__ = ["adaptation_figure", "headline_figure", "judged", "judged_by", "label", "parity_figure", "updates_figure"]
 
 Found = Mapping[Condition, Mapping[str, Any]]
 TITLES = {"fewshot": "few-shot classification", "robot": "one-shot movements"}
@@ -91,3 +95,44 @@ def updates_figure(found: Found) -> Figure:
         "that all updates of a task program (dash-dotted, right axis)."
     )
     return finish(figure, caption, "Error and re-programmed devices over the number of updates.")
+
+
+def headline_figure(found: Found) -> Figure:
+    """The ratios of the headline to the best software row, beside their margins."""
+    return _margins("headline", found)
+
+
+def parity_figure(found: Found) -> Figure:
+    """The ratios of both implementations to software, beside their margins."""
+    return _margins("parity", found)
+
+
+def label(c: Condition) -> str:
+    """A condition in words."""
+    what = f"{c.n_way}-way {c.k_shot}-shot" if c.experiment == "fewshot" else "arm"
+    when = {0.0: "first read", MONTH_S: "a month later"}.get(c.read_time_s, f"after {c.read_time_s:g} s")
+    zeros = ", targets of 0 noisy" if c.zero_targets == "noisy" and c.hardware == "crossbar" else ""
+    return f"{what}, {c.weights}, {c.noise_model}, {when}, {c.hardware}{zeros}"
+
+
+def judged_by(study: str, c: Condition) -> tuple[str, float]:
+    """Which ratio of a condition's report ``headline`` or ``parity`` judges, and its margin."""
+    limits = MARGINS if study == "headline" else PARITY_MARGINS
+    if c.experiment == "robot":
+        return "ratio", limits["robot_ratio"]
+    when = "fewshot_first_read" if c.read_time_s == 0 else "fewshot_month"
+    return "ratio" if study == "headline" else "own_ratio", limits[when]
+
+
+def judged(study: str, c: Condition, report: Mapping[str, Any]) -> Judged | None:
+    """The ratio that is judged, beside its margin; None where software made no error."""
+    key, limit = judged_by(study, c)
+    found = report[key]
+    return None if found["ratio"] is None else Judged(label(c), found["ratio"], found["low"], found["high"], limit)
+
+
+def _margins(study: str, found: Found) -> Figure:
+    rows = [row for c, report in found.items() if (row := judged(study, c, report)) is not None]
+    if not rows:
+        raise ConfigError("no ratios to draw")
+    return margin_figure(rows)

@@ -16,10 +16,11 @@ from ovonic.models.errors import ConfigError, ToolchainError
 from ovonic.tasks.datasets import GLYPHS, load_characters
 from ovonic.validation import parity
 from ovonic.validation.hardware import measure, steps
-from ovonic.validation.hardware_conditions import MONTH_S, Condition, Size
+from ovonic.validation.hardware_conditions import Condition, Size
+from ovonic.validation.hardware_figures import judged, judged_by, label
 from ovonic.validation.hardware_margins import LEAST, MARGINS, verdicts
 from ovonic.validation.hardware_studies import study
-from ovonic.validation.margin_figure import Judged, margin_figure
+from ovonic.validation.margin_figure import margin_figure
 from ovonic.validation.report_content import At, Cell, Claim, Picture, Section, Table, Unit
 from ovonic.validation.reproduction_part import Measured, OnSteps, Part
 from ovonic.validation.reproduction_store import plain
@@ -122,14 +123,6 @@ def _figures(
     return dict(plain(figures))
 
 
-def _label(c: Condition) -> str:
-    """A condition in words."""
-    what = f"{c.n_way}-way {c.k_shot}-shot" if c.experiment == "fewshot" else "arm"
-    when = {0.0: "first read", MONTH_S: "a month later"}.get(c.read_time_s, f"after {c.read_time_s:g} s")
-    zeros = ", targets of 0 noisy" if c.zero_targets == "noisy" and c.hardware == "crossbar" else ""
-    return f"{what}, {c.weights}, {c.noise_model}, {when}, {c.hardware}{zeros}"
-
-
 def _section(runs: HardwareRuns, figures: Mapping[str, Any], seed: int, full: bool) -> Section:
     size = runs.size
     text = (
@@ -145,28 +138,10 @@ def _section(runs: HardwareRuns, figures: Mapping[str, Any], seed: int, full: bo
     alone = f"ovonic reproduce --only hardware --seed {seed}" + " --full" * full
     result = {"hardware": figures}
     tables = [_conditions_table(runs, figures, alone), *_parity_table(figures, alone), _verdict_table(figures, alone)]
-    rows = [row for of, condition in runs for row in _judged(of, condition, figures)]
-    pictures = [Picture.of(margin_figure(rows, setting=f"Seed {seed}."), alone)] if rows else []
+    rows = [judged(of, c, figures[PLACES[of]][c.name]) for of, c in runs if c.name in figures[PLACES[of]]]
+    drawn = [row for row in rows if row is not None]
+    pictures = [Picture.of(margin_figure(drawn, setting=f"Seed {seed}."), alone)] if drawn else []
     return Section("Software beside crossbar and tiles", text, _claims(result, runs, seed), tables, pictures)
-
-
-def _margin(of: str, c: Condition) -> tuple[str, float]:
-    """Which ratio of a condition's report is judged, and its margin."""
-    limits = MARGINS if of == "headline" else parity.PARITY_MARGINS
-    if c.experiment == "robot":
-        return "ratio", limits["robot_ratio"]
-    return "ratio" if of == "headline" else "own_ratio", limits[
-        "fewshot_first_read" if c.read_time_s == 0 else "fewshot_month"
-    ]
-
-
-def _judged(of: str, c: Condition, figures: Mapping[str, Any]) -> list[Judged]:
-    report = figures[PLACES[of]].get(c.name)
-    key, margin = _margin(of, c)
-    if report is None or report[key]["ratio"] is None:
-        return []
-    found = report[key]
-    return [Judged(_label(c), found["ratio"], found["low"], found["high"], margin)]
 
 
 def _conditions_table(runs: HardwareRuns, figures: Mapping[str, Any], command: str) -> Table:
@@ -174,13 +149,13 @@ def _conditions_table(runs: HardwareRuns, figures: Mapping[str, Any], command: s
     for of, c in runs:
         at = f"hardware/{PLACES[of]}/{c.name}"
         if c.name in figures["absent"]:
-            rows.append([_label(c), "–", "–", "–", figures["absent"][c.name]])
+            rows.append([label(c), "–", "–", "–", figures["absent"][c.name]])
             continue
         error: Cell = At(f"{at}/error", "number")
         if c.experiment == "fewshot":
             error = (At(f"{at}/error"), " %")
         ratios = At(f"{at}/ratio", "ratio"), At(f"{at}/own_ratio", "ratio")
-        rows.append([_label(c), error, *ratios, At(f"{at}/devices_reprogrammed", "tenths")])
+        rows.append([label(c), error, *ratios, At(f"{at}/devices_reprogrammed", "tenths")])
     columns = ("Condition", "Error or loss", "÷ best software row", "÷ twin", "Devices programmed a task")
     return Table("On simulated chips", columns, rows, command)
 
@@ -217,15 +192,15 @@ def _verdict_table(figures: Mapping[str, Any], command: str) -> Table:
 def _claims(result: Mapping[str, Any], runs: HardwareRuns, seed: int) -> list[Claim]:
     claims = []
     for of, c in runs:
-        at, (key, margin) = f"hardware/{PLACES[of]}/{c.name}", _margin(of, c)
+        at, (key, margin) = f"hardware/{PLACES[of]}/{c.name}", judged_by(of, c)
         beside = "best software row" if key == "ratio" else "software twin"
         command = runs.command(of, c, seed)
-        text = f"{_label(c)}: error ÷ {beside}'s"
+        text = f"{label(c)}: error ÷ {beside}'s"
         claims.append(Claim.about(result, text, At(f"{at}/{key}", "ratio"), "<=", margin, command))
         if c.experiment == "robot":
             limits = MARGINS if of == "headline" else parity.PARITY_MARGINS
             loss = At(f"{at}/hardware/loss", "number")
-            claims.append(Claim.about(result, f"{_label(c)}: loss", loss, "<=", limits["robot_loss"], command))
+            claims.append(Claim.about(result, f"{label(c)}: loss", loss, "<=", limits["robot_loss"], command))
     size, margin = runs.size, parity.PARITY_MARGINS["agreement"]
     for name in result["hardware"]["agreement"]:
         command = f"ovonic validate hardware --study parity --only {name.partition('-5w5s')[0]} --chips {size.chips} "

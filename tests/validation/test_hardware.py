@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from ovonic.adapters.sealed_json import write_sealed
@@ -116,6 +117,11 @@ def test_a_study_is_taken_up_again_and_refuses_other_settings(tmp_path: Path) ->
     write_sealed(kept, result)
     again = RUNNER.invoke(app, [*options, "--tasks", "3"])
     assert "error 123" in again.output
+    drawn = RUNNER.invoke(app, [*options, "--tasks", "3", "--figures", str(tmp_path / "f")])
+    assert "hardware_headline.png" in drawn.output
+    with Image.open(tmp_path / "f" / "hardware_headline.png") as image:
+        assert image.width > 300
+        assert "robot-q16" in image.info["Title"]
     other = RUNNER.invoke(app, [*options, "--tasks", "4"])
     assert "asked for" in str(other.exception)
     for other in ({"schema": "another/1"}, {"ratio": {"ratio": "1"}}, {"config": {}}, {"hardware": {}}):

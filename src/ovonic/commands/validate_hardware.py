@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["hardware"]
 
-DRAWN = {"adaptation": "adaptation_figure", "updates": "updates_figure"}
+DRAWN = {study: f"{study}_figure" for study in ("headline", "parity", "adaptation", "updates")}
 """Studies that have a figure: what of ``validation.hardware_figures`` draws it."""
 IMPLEMENTATIONS = {"aihwkit": "aihwkit tiles", "crossbar": "crossbar"}
 
@@ -55,9 +55,7 @@ def hardware(
     json: JsonFile = None,
     figures: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Draw the study, where it is adaptation or updates.", callback=folder_to_write
-        ),
+        typer.Option(metavar="DIR", help="Draw the study (all but training-noise).", callback=folder_to_write),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -78,7 +76,7 @@ def hardware(
     size = Size(chips, tasks)
     conditions = conditions_of(study, weights or ())
     if figures is not None and study not in DRAWN:
-        raise ConfigError(f"--figures: the study {study} is a table; drawn are {', '.join(DRAWN)}")
+        raise ConfigError(f"--figures: the study {study} has none; drawn are {', '.join(DRAWN)}")
     if only is not None:
         names = [c.name for c in conditions]
         conditions = [c for c in conditions if only in c.name]
