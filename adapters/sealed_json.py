@@ -14,9 +14,10 @@ from typing import Any
 from ovonic.adapters.files import write_atomically
 from ovonic.models.errors import DataError
 
-__all__ = ["read_sealed", "write_sealed"]
+__all__ = ["SEAL", "checksum", "read_sealed", "write_sealed"]
 
 SEAL = "sha256"
+"""The name that the checksum stands under."""
 
 
 def write_sealed(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -24,7 +25,7 @@ def write_sealed(path: str | Path, content: Mapping[str, Any]) -> None:
 
     Raises: ValueError: a number that is not finite. TypeError: what JSON does not hold.
     """
-    text = json.dumps({**content, SEAL: _checksum(content)}, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({**content, SEAL: checksum(content)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n")
 
 
@@ -35,7 +36,7 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        whole = isinstance(content, dict) and content.pop(SEAL, None) == _checksum(content)
+        whole = isinstance(content, dict) and content.pop(SEAL, None) == checksum(content)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     if not whole:
@@ -43,6 +44,7 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _checksum(content: Mapping[str, Any]) -> str:
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, whatever the order of their names."""
     plain = json.loads(json.dumps(content))
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

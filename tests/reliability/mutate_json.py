@@ -9,7 +9,7 @@ import tomllib
 from random import Random
 from typing import Any
 
-from ovonic.adapters.sealed_json import SEAL, _checksum
+from ovonic.adapters.sealed_json import SEAL, checksum
 
 from .mutate_bytes import damaged
 
@@ -47,7 +47,7 @@ def mutated_sealed(rng: Random, data: bytes) -> bytes:
         content = json.loads(raw)
         if rng.random() < 0.2 or content.pop(SEAL, None) is None:
             return raw
-        content[SEAL] = _checksum(content)
+        content[SEAL] = checksum(content)
         return json.dumps(content).encode()
     except (ValueError, TypeError, AttributeError, RecursionError):
         return raw
