@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ovonic.tasks.bellec import Evidence, Pattern, evidence_accumulation, pattern_generation, repeated, task_network
+from ovonic.tasks.statistics import interval
 from ovonic.validation.eprop_learning import LearningCurves, accuracy_figure, learning_figure, side_by_side
 from ovonic.validation.figure_style import save
 
@@ -47,12 +45,10 @@ def report_fresh(updates: int, seed: int, file: Path | None) -> None:
     assert found.their_right is not None
     part = max(1, updates // 4)
     for name, right in (("ours", found.our_right), ("NEST's", found.their_right)):
-        (first, a), (last, b) = (
-            (x.mean(), 196 * (x.mean() * (1 - x.mean()) / x.size) ** 0.5) for x in ends(right, part)
-        )
+        first, last = (interval(100 * answers.ravel()) for answers in (right[:part], right[-part:]))
         print(
-            f"{name}: {100 * first:.1f} ± {a:.1f} % of unseen episodes right in the first {part} updates, "
-            f"{100 * last:.1f} ± {b:.1f} % in the last"
+            f"{name}: {first['mean']:.1f} ± {first['ci95']:.1f} % of unseen episodes right in the first {part} "
+            f"updates, {last['mean']:.1f} ± {last['ci95']:.1f} % in the last"
         )
     other = (found.our_right != found.their_right).sum()
     print(
@@ -61,11 +57,6 @@ def report_fresh(updates: int, seed: int, file: Path | None) -> None:
     )
     if file:
         print(save(accuracy_figure(found, setting=f"Seed {seed}."), file))
-
-
-def ends(right: NDArray[np.bool_], part: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The answers of the first and of the last ``part`` updates."""
-    return right[:part], right[-part:]
 
 
 def main() -> None:

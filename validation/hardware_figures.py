@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from ovonic.models.errors import ConfigError
 from ovonic.validation.figure_style import MUTED, SERIES, finish, styled
 from ovonic.validation.hardware_conditions import MONTH_S, Condition
-from ovonic.validation.hardware_margins import MARGINS
+from ovonic.validation.hardware_margins import MARGINS, ratio_margin
 from ovonic.validation.margin_figure import Judged, margin_figure
 from ovonic.validation.parity import PARITY_MARGINS
 
@@ -118,10 +118,8 @@ def label(c: Condition) -> str:
 def judged_by(study: str, c: Condition) -> tuple[str, float]:
     """Which ratio of a condition's report ``headline`` or ``parity`` judges, and its margin."""
     limits = MARGINS if study == "headline" else PARITY_MARGINS
-    if c.experiment == "robot":
-        return "ratio", limits["robot_ratio"]
-    when = "fewshot_first_read" if c.read_time_s == 0 else "fewshot_month"
-    return "ratio" if study == "headline" else "own_ratio", limits[when]
+    to_best = study == "headline" or c.experiment == "robot"
+    return "ratio" if to_best else "own_ratio", limits[ratio_margin(c)]
 
 
 def judged(study: str, c: Condition, report: Mapping[str, Any]) -> Judged | None:

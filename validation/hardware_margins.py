@@ -14,7 +14,7 @@ from typing import Any
 
 from ovonic.validation.hardware_conditions import Condition, Size
 
-__all__ = ["LEAST", "MARGINS", "Verdict", "preliminary", "verdicts"]
+__all__ = ["LEAST", "MARGINS", "Verdict", "preliminary", "ratio_margin", "verdicts"]
 
 MARGINS = {"fewshot_first_read": 1.10, "fewshot_month": 1.25, "robot_ratio": 1.25, "robot_loss": 0.0164}
 """Most that the upper 95 % bound of error (loss) on hardware over that of the best software may be, at the first read
@@ -45,17 +45,23 @@ def preliminary(size: Size) -> bool:
     return size.chips < LEAST["chips"] or size.tasks < LEAST["tasks"]
 
 
+def ratio_margin(condition: Condition) -> str:
+    """The name of the margin that a condition's ratio is judged by."""
+    if condition.experiment == "robot":
+        return "robot_ratio"
+    return "fewshot_first_read" if condition.read_time_s == 0 else "fewshot_month"
+
+
 def verdicts(condition: Condition, size: Size, report: dict[str, Any]) -> list[Verdict]:
     """The margins that a condition of the headline is judged by."""
 
     def verdict(what: str, measured: float | None, margin: str) -> Verdict:
         return Verdict(condition.name, what, measured, MARGINS[margin], preliminary(size))
 
-    high = report["ratio"]["high"]
+    high, margin = report["ratio"]["high"], ratio_margin(condition)
     if condition.experiment == "fewshot":
-        when = "fewshot_first_read" if condition.read_time_s == 0 else "fewshot_month"
-        return [verdict("error ratio, upper 95 % bound", high, when)]
+        return [verdict("error ratio, upper 95 % bound", high, margin)]
     return [
-        verdict("loss ratio, upper 95 % bound", high, "robot_ratio"),
+        verdict("loss ratio, upper 95 % bound", high, margin),
         verdict("mean loss", report["error"], "robot_loss"),
     ]

@@ -38,7 +38,7 @@ from ovonic.tasks.episodes import EpisodeSpec
 from ovonic.tasks.fewshot import task_accuracy
 from ovonic.tasks.statistics import interval
 from ovonic.validation.hardware_conditions import MONTH_S, Condition, Size, experiment_of
-from ovonic.validation.hardware_margins import Verdict, preliminary
+from ovonic.validation.hardware_margins import Verdict, preliminary, ratio_margin
 
 __all__ = [
     "PARITY_MARGINS",
@@ -95,13 +95,13 @@ def parity_verdicts(condition: Condition, size: Size, report: Mapping[str, Any])
     def verdict(what: str, measured: float | None, margin: str) -> Verdict:
         return Verdict(condition.name, what, measured, PARITY_MARGINS[margin], preliminary(size))
 
+    margin = ratio_margin(condition)
     if condition.experiment == "robot":
         return [
-            verdict("loss ratio, upper 95 % bound", report["ratio"]["high"], "robot_ratio"),
+            verdict("loss ratio, upper 95 % bound", report["ratio"]["high"], margin),
             verdict("mean loss", report["error"], "robot_loss"),
         ]
-    when = "fewshot_first_read" if condition.read_time_s == 0 else "fewshot_month"
-    return [verdict("error ratio to the twin, upper 95 % bound", report["own_ratio"]["high"], when)]
+    return [verdict("error ratio to the twin, upper 95 % bound", report["own_ratio"]["high"], margin)]
 
 
 def agreement(
